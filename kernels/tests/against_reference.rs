@@ -1,0 +1,274 @@
+//! Every kernel against its f64 reference, on whatever wgpu adapter there is (Mesa's software Vulkan is enough).
+//!
+//! Shapes are odd on purpose: 1, primes, just off a power of two, and a ragged last cube.
+
+use avion_kernels::{
+    FloatKind, accumulate, adamw,
+    grad_norm::{self, STATS_LEN},
+    patch_ingest::{self, PatchGrid, PixelNorm},
+};
+use cubecl::prelude::*;
+use cubecl::wgpu::{WgpuDevice, WgpuRuntime};
+use half::f16;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+type Client = ComputeClient<WgpuRuntime>;
+
+fn client() -> Client {
+    WgpuRuntime::client(&WgpuDevice::default())
+}
+
+fn values(rng: &mut ChaCha8Rng, len: usize) -> Vec<f32> {
+    (0..len)
+        .map(|i| rng.random_range(-1.0..1.0f32) * if i % 97 == 13 { 30.0 } else { 1.0 })
+        .collect()
+}
+
+fn upload(client: &Client, data: &[f32]) -> cubecl::server::Handle {
+    client.create_from_slice(bytemuck::cast_slice(data))
+}
+
+fn read_f32(client: &Client, handle: cubecl::server::Handle) -> Vec<f32> {
+    bytemuck::pod_collect_to_vec(&client.read_one(handle).unwrap())
+}
+
+/// Fails on NaN, on a wrong length and on an all-zero result where the reference is not; prints the worst element.
+#[track_caller]
+fn assert_close(name: &str, got: &[f32], expected: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), expected.len(), "{name}: length");
+    let scale = expected
+        .iter()
+        .fold(0.0f64, |m, v| m.max(v.abs()))
+        .max(1e-30);
+    let (mut worst, mut at) = (0.0, 0);
+    for (i, (&g, &e)) in got.iter().zip(expected).enumerate() {
+        let error = (g as f64 - e).abs() / scale;
+        assert!(
+            error.is_finite(),
+            "{name}: element {i} is {g}, expected {e}"
+        );
+        if error > worst {
+            (worst, at) = (error, i);
+        }
+    }
+    assert!(
+        worst <= tolerance,
+        "{name}: worst element {at}: got {}, expected {}, error {worst:.3e} of the largest, allowed {tolerance:.1e}",
+        got[at],
+        expected[at]
+    );
+}
+
+#[test]
+fn accumulate_adds_f32_and_f16() {
+    let (client, mut rng) = (client(), ChaCha8Rng::seed_from_u64(1));
+    for len in [1, 77, 256, 785, 100_003] {
+        let (a, b) = (values(&mut rng, len), values(&mut rng, len));
+        let dst = upload(&client, &a);
+        accumulate::accumulate(
+            &client,
+            upload(&client, &b),
+            FloatKind::F32,
+            dst.clone(),
+            len,
+        );
+        let expected: Vec<f64> = a
+            .iter()
+            .zip(&b)
+            .map(|(x, y)| *x as f64 + *y as f64)
+            .collect();
+        assert_close(
+            "accumulate f32",
+            &read_f32(&client, dst.clone()),
+            &expected,
+            1e-7,
+        );
+
+        if client
+            .properties()
+            .supports_type(half::f16::as_type_native_unchecked())
+        {
+            let halves: Vec<u16> = b.iter().map(|v| f16::from_f32(*v).to_bits()).collect();
+            let src = client.create_from_slice(bytemuck::cast_slice(&halves));
+            accumulate::accumulate(&client, src, FloatKind::F16, dst.clone(), len);
+            let twice: Vec<f64> = expected
+                .iter()
+                .zip(&b)
+                .map(|(x, y)| x + f16::from_f32(*y).to_f64())
+                .collect();
+            assert_close("accumulate f16", &read_f32(&client, dst), &twice, 1e-7);
+        }
+    }
+}
+
+#[test]
+fn grad_norm_clips_and_flags() {
+    let (client, mut rng) = (client(), ChaCha8Rng::seed_from_u64(2));
+    for (len, factor, max_norm) in [
+        (1, 1.0, 0.0),
+        (77, 0.5, 1.0),
+        (785, 1.0, 1e9),
+        (300_001, 0.25, 2.0),
+    ] {
+        let g = values(&mut rng, len);
+        let stats = client.empty(STATS_LEN * 4);
+        grad_norm::grad_norm(
+            &client,
+            upload(&client, &g),
+            len,
+            factor,
+            max_norm,
+            stats.clone(),
+        );
+        let (norm, scale, finite) = grad_norm::reference(&g, factor as f64, max_norm as f64);
+        let got = read_f32(&client, stats);
+        assert_close("norm", &got[..1], &[norm], 1e-5);
+        assert_close("scale", &got[1..2], &[scale], 1e-5);
+        assert_eq!(got[2] == 1.0, finite);
+    }
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut g = values(&mut rng, 1000);
+        g[613] = bad;
+        let stats = client.empty(STATS_LEN * 4);
+        grad_norm::grad_norm(&client, upload(&client, &g), 1000, 1.0, 1.0, stats.clone());
+        assert_eq!(
+            read_f32(&client, stats)[2],
+            0.0,
+            "{bad} must clear the finite flag"
+        );
+    }
+}
+
+#[test]
+fn adamw_matches_reference_over_steps_and_groups() {
+    let (client, mut rng) = (client(), ChaCha8Rng::seed_from_u64(3));
+    let hyper = [1.0f32, 0.01, 0.1, 0.0, 1.0, 0.0];
+    for blocks in [1usize, 3, 131] {
+        let len = blocks * adamw::BLOCK;
+        let groups: Vec<u32> = (0..blocks).map(|b| (b % 3) as u32).collect();
+        let p0 = values(&mut rng, len);
+        let mut expected: Vec<(f64, f64, f64)> = p0.iter().map(|&p| (p as f64, 0.0, 0.0)).collect();
+        let params = upload(&client, &p0);
+        let zeros = vec![0.0f32; len];
+        let (m, v) = (upload(&client, &zeros), upload(&client, &zeros));
+        let copy = client.empty(len * 2);
+        let with_copy = client
+            .properties()
+            .supports_type(half::f16::as_type_native_unchecked());
+        for step in 1..=3 {
+            let g = values(&mut rng, len);
+            let numbers = adamw::AdamwStep {
+                lr: 3e-3,
+                beta1: 0.9,
+                beta2: 0.999,
+                eps: 1e-8,
+                step,
+            };
+            let buffers = |stats: [f32; 4]| adamw::AdamwBuffers {
+                params: params.clone(),
+                grads: upload(&client, &g),
+                moment1: m.clone(),
+                moment2: v.clone(),
+                groups: client.create_from_slice(bytemuck::cast_slice(&groups)),
+                hyper: upload(&client, &hyper),
+                num_groups: 3,
+                stats: upload(&client, &stats),
+                copy: with_copy.then(|| (copy.clone(), FloatKind::F16)),
+                len,
+            };
+            adamw::adamw(&client, buffers([1.0, 0.5, 0.0, 0.0]), numbers).unwrap(); // not finite: must change nothing
+            adamw::adamw(&client, buffers([1.0, 0.5, 1.0, 0.0]), numbers).unwrap();
+            for (i, (p, m, v)) in expected.iter_mut().enumerate() {
+                let group = groups[i / adamw::BLOCK] as usize;
+                let (lr, decay) = (3e-3 * hyper[2 * group] as f64, hyper[2 * group + 1] as f64);
+                (*p, *m, *v) = adamw::reference(*p, g[i] as f64 * 0.5, *m, *v, lr, decay, &numbers);
+            }
+        }
+        let column = |f: fn(&(f64, f64, f64)) -> f64| expected.iter().map(f).collect::<Vec<_>>();
+        let got = read_f32(&client, params);
+        assert_close("p", &got, &column(|e| e.0), 1e-6);
+        assert_close("m", &read_f32(&client, m), &column(|e| e.1), 1e-6);
+        assert_close("v", &read_f32(&client, v), &column(|e| e.2), 1e-6);
+        if with_copy {
+            let halves: Vec<u16> = bytemuck::pod_collect_to_vec(&client.read_one(copy).unwrap());
+            let copied: Vec<f32> = halves.iter().map(|b| f16::from_bits(*b).to_f32()).collect();
+            assert_close("copy", &copied, &column(|e| e.0), 1e-3);
+        }
+    }
+}
+
+#[test]
+fn adamw_refuses_a_ragged_length() {
+    let client = client();
+    let h = client.empty(1024);
+    let buffers = adamw::AdamwBuffers {
+        params: h.clone(),
+        grads: h.clone(),
+        moment1: h.clone(),
+        moment2: h.clone(),
+        groups: h.clone(),
+        hyper: h.clone(),
+        num_groups: 1,
+        stats: h.clone(),
+        copy: None,
+        len: 255,
+    };
+    let step = adamw::AdamwStep {
+        lr: 0.0,
+        beta1: 0.9,
+        beta2: 0.9,
+        eps: 1e-8,
+        step: 1,
+    };
+    let error = adamw::adamw(&client, buffers, step)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("multiple of 256") && error.contains("255"),
+        "{error}"
+    );
+}
+
+#[test]
+fn patch_ingest_unpacks_orders_and_normalises() {
+    let (client, mut rng) = (client(), ChaCha8Rng::seed_from_u64(4));
+    let norm = PixelNorm {
+        mean: [108.3, 116.7, 104.1],
+        std: [68.5, 66.6, 70.3],
+    };
+    for (images, image_px, patch_px) in
+        [(1, 1, 1), (3, 6, 2), (2, 28, 14), (5, 33, 11), (2, 64, 16)]
+    {
+        let grid = PatchGrid {
+            images,
+            image_px,
+            patch_px,
+        };
+        let mut bytes: Vec<u8> = (0..images * image_px * image_px * 3)
+            .map(|_| rng.random())
+            .collect();
+        let expected = patch_ingest::reference(&bytes, grid, norm);
+        bytes.resize(grid.padded_bytes(), 0xAA);
+        let frames = client.create_from_slice(&bytes);
+        let out = client.empty(expected.len() * 4);
+        patch_ingest::patch_ingest(&client, frames, grid, norm, out.clone(), FloatKind::F32)
+            .unwrap();
+        assert_close("patch_ingest", &read_f32(&client, out), &expected, 1e-6);
+    }
+    let error = patch_ingest::patch_ingest(
+        &client,
+        client.empty(4),
+        PatchGrid {
+            images: 1,
+            image_px: 10,
+            patch_px: 3,
+        },
+        norm,
+        client.empty(4),
+        FloatKind::F32,
+    )
+    .unwrap_err()
+    .to_string();
+    assert!(error.contains("10 px") && error.contains("3 px"), "{error}");
+}

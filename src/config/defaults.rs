@@ -1,0 +1,149 @@
+//! Defaults of every section: AVION's published ViT-B/16 Ego4D run where it says something
+//! (arXiv:2309.16669 and its repository), otherwise what suits a single machine.
+
+use super::recipe::*;
+use std::path::PathBuf;
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            name: "run".into(),
+            task: TaskKind::Contrastive,
+            seed: 0,
+            model: ModelConfig::default(),
+            data: DataConfig::default(),
+            optim: OptimConfig::default(),
+            train: TrainConfig::default(),
+            eval: EvalConfig::default(),
+        }
+    }
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Self {
+            size: ModelSize::VitB16,
+            frames: 4,
+            embed_dim: 256,
+            context: 77,
+            activation: Activation::Gelu,
+            vision_norm_eps: 1e-6,
+            text_norm_eps: 1e-5,
+            init: None,
+            init_projections: false,
+            temperature: 0.07,
+            learn_temperature: false,
+            drop_path: 0.0,
+            drop_path_schedule: DropPathSchedule::Constant,
+        }
+    }
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self {
+            train: Vec::new(),
+            eval: Vec::new(),
+            normalization: Normalization::Avion,
+            crop_scale: [0.5, 1.0],
+            crop_ratio: [3.0 / 4.0, 4.0 / 3.0],
+            flip: 0.0,
+            workers: 0,
+            prefetch: 2,
+            max_bad_share: 0.01,
+        }
+    }
+}
+
+impl Default for SourceConfig {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            format: SourceFormat::Table,
+            annotations: PathBuf::new(),
+            root: PathBuf::new(),
+            chunk_s: 0.0,
+            extension: "mp4".into(),
+            fps: 0.0,
+            sentences: None,
+            relevancy: None,
+            captions: CaptionChoice::Random,
+        }
+    }
+}
+
+impl Default for OptimConfig {
+    fn default() -> Self {
+        Self {
+            optimizer: OptimizerKind::Adamw,
+            lr: 3e-5,
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            weight_decay: 0.01,
+            schedule: Schedule::Fixed,
+            warmup_epochs: 1.0,
+            warmup_lr: 1e-6,
+            end_lr: 1e-5,
+            clip_grad_norm: 0.0,
+        }
+    }
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            epochs: 5,
+            max_steps: 0,
+            batch_size: 256,
+            micro_batch: 0,
+            precision: Precision::Auto,
+            recompute: Recompute::Blocks,
+            log_every: 10,
+            checkpoint_every: 1000,
+            keep_checkpoints: 2,
+            max_bad_steps: 10,
+            output: None,
+        }
+    }
+}
+
+impl Default for EvalConfig {
+    fn default() -> Self {
+        Self {
+            before_training: true,
+            every_epochs: 1,
+            batch_size: 64,
+        }
+    }
+}
+
+impl Recipe {
+    /// Folder of the run: `train.output`, or `runs/<name>`.
+    pub fn output_dir(&self) -> PathBuf {
+        match &self.train.output {
+            Some(path) => path.clone(),
+            None => PathBuf::from("runs").join(&self.name),
+        }
+    }
+}
+
+impl TrainConfig {
+    /// Clips on the device at once: `micro_batch`, or the whole batch when that is 0.
+    pub fn clips_at_once(&self) -> usize {
+        match self.micro_batch {
+            0 => self.batch_size,
+            clips => clips,
+        }
+    }
+}
+
+impl SourceConfig {
+    /// Name in logs and reports: `name`, or the annotation file's stem.
+    pub fn label(&self) -> String {
+        if !self.name.is_empty() {
+            return self.name.clone();
+        }
+        let stem = self.annotations.file_stem().unwrap_or_default();
+        stem.to_string_lossy().into_owned()
+    }
+}

@@ -1,0 +1,301 @@
+//! The recipe: everything that defines a run, as one TOML file with these sections.
+//!
+//! Every field has a default, so a recipe states only what matters; `avion config` prints the whole.
+//! Units are in the names (`_s` seconds, `_px` pixels); shares and probabilities lie in `[0, 1]`.
+//! Paths are taken relative to the working directory, never to the recipe's folder.
+//!
+//! The doc comments of the fields are also what `avion config --list` prints and what the error
+//! messages know of names and types: [`super::schema`] reads them from this file.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// A whole run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Recipe {
+    /// Short name, used for the default output folder `runs/<name>`.
+    pub name: String,
+    /// What is trained.
+    pub task: TaskKind,
+    /// Keys everything random: the same seed gives the same run.
+    pub seed: u64,
+    /// The two encoders.
+    pub model: ModelConfig,
+    /// Clips, captions and how frames are cut from them.
+    pub data: DataConfig,
+    /// Optimizer and learning rate.
+    pub optim: OptimConfig,
+    /// Length, batch, precision and output of the run.
+    pub train: TrainConfig,
+    /// When and how the evaluation sets are scored.
+    pub eval: EvalConfig,
+}
+
+/// The objective of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TaskKind {
+    /// CLIP-style training of a video and a text encoder on narrated clips.
+    Contrastive,
+}
+
+/// The video and the text encoder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelConfig {
+    /// Geometry of both towers.
+    pub size: ModelSize,
+    /// Frames taken from each clip.
+    pub frames: usize,
+    /// Width of the space shared by video and text.
+    pub embed_dim: usize,
+    /// Text tokens at most, start and end tokens included.
+    pub context: usize,
+    /// Nonlinearity of both towers; take the one that the weights in `init` were trained with.
+    pub activation: Activation,
+    /// LayerNorm epsilon of the video tower (AVION 1e-6, OpenAI CLIP 1e-5).
+    pub vision_norm_eps: f64,
+    /// LayerNorm epsilon of the text tower.
+    pub text_norm_eps: f64,
+    /// Weights to start from: a safetensors or PyTorch file with OpenAI, open_clip or AVION names. None = random.
+    pub init: Option<PathBuf>,
+    /// Also take the two projections and the temperature from `init` (AVION does not).
+    pub init_projections: bool,
+    /// Softmax temperature at the start; `exp(logit_scale) = 1 / temperature`.
+    pub temperature: f64,
+    /// Train the temperature too; AVION keeps it frozen.
+    pub learn_temperature: bool,
+    /// Probability of skipping a residual branch in training.
+    pub drop_path: f64,
+    /// How the drop-path rate depends on depth.
+    pub drop_path_schedule: DropPathSchedule,
+}
+
+/// A named geometry; its numbers are in [`super::Geometry`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModelSize {
+    /// For the demo and for tests: 64 px, patch 16.
+    Tiny,
+    /// 224 px, patch 16, width 768, 12 layers.
+    #[serde(rename = "vit-b16")]
+    VitB16,
+    /// 224 px, patch 14, width 1024, 24 layers.
+    #[serde(rename = "vit-l14")]
+    VitL14,
+    /// As vit-l14 at 336 px.
+    #[serde(rename = "vit-l14-336")]
+    VitL14At336,
+}
+
+/// The nonlinearity of both towers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Activation {
+    /// Exact (erf) GELU: what AVION trains with.
+    Gelu,
+    /// `x * sigmoid(1.702 x)`: what OpenAI's CLIP and LaViLa were trained with.
+    QuickGelu,
+}
+
+/// How the drop-path rate depends on depth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DropPathSchedule {
+    /// The same rate in every block, as AVION does.
+    Constant,
+    /// From 0 in the first block to `drop_path` in the last.
+    Linear,
+}
+
+/// What is read and how frames are cut from it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataConfig {
+    /// Training sets, concatenated.
+    pub train: Vec<SourceConfig>,
+    /// Evaluation sets, each scored on its own.
+    pub eval: Vec<SourceConfig>,
+    /// Means and deviations that pixels are normalised with.
+    pub normalization: Normalization,
+    /// Area share of the random crop, `[smallest, largest]`.
+    pub crop_scale: [f64; 2],
+    /// Aspect ratio (width / height) of the random crop, `[smallest, largest]`.
+    pub crop_ratio: [f64; 2],
+    /// Probability of a horizontal flip in training.
+    pub flip: f64,
+    /// Decode threads; 0 = one per core.
+    pub workers: usize,
+    /// Batches decoded ahead.
+    pub prefetch: usize,
+    /// The run stops when more than this share of samples cannot be read.
+    pub max_bad_share: f64,
+}
+
+/// One set of annotated clips.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SourceConfig {
+    /// Shown in logs and reports; defaults to the annotation file's stem.
+    pub name: String,
+    /// Form of the annotation file.
+    pub format: SourceFormat,
+    /// The annotation file: Ego4D/LaViLa pickle, EPIC-Kitchens-100 retrieval CSV, or a CSV/JSONL table.
+    pub annotations: PathBuf,
+    /// Folder the videos lie under.
+    pub root: PathBuf,
+    /// Length of the chunks each video is cut into (`root/VIDEO/15.mp4`), in seconds; 0 = whole files.
+    pub chunk_s: f64,
+    /// Appended to a video's name when it has no extension, and used for chunk files; without the dot.
+    pub extension: String,
+    /// Frames per second of the videos; 0 = read it from each file.
+    pub fps: f64,
+    /// EPIC-Kitchens-100 only: the `*_sentence.csv` that defines the caption columns.
+    pub sentences: Option<PathBuf>,
+    /// EPIC-Kitchens-100 only: a relevancy matrix to read (numpy pickle); computed from the classes when absent.
+    pub relevancy: Option<PathBuf>,
+    /// What to do with a record that has several captions.
+    pub captions: CaptionChoice,
+}
+
+/// The form of an annotation file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SourceFormat {
+    /// Pickled list of `(video, start, end, caption or [captions], ...)`.
+    Ego4d,
+    /// EPIC_100_retrieval_*.csv.
+    Ek100,
+    /// CSV with a header or JSON lines: `video,start,end,caption`.
+    Table,
+}
+
+/// How one caption is made of several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CaptionChoice {
+    /// One of them, drawn anew each epoch.
+    Random,
+    /// All of them, joined by ". ".
+    Concat,
+}
+
+/// Means and deviations that pixels are normalised with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Normalization {
+    /// AVION's and LaViLa's constants (red mean 108.327: a typo their weights were trained with).
+    Avion,
+    /// OpenAI CLIP's constants.
+    Openai,
+    /// ImageNet's constants, as VideoMAE uses.
+    Imagenet,
+}
+
+/// Optimizer and learning rate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimConfig {
+    /// Update rule.
+    pub optimizer: OptimizerKind,
+    /// Learning rate; never scaled with the batch.
+    pub lr: f64,
+    /// Decay of the two moments, in `[0, 1)`.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled decay of every weight matrix; none for biases, norms and positional embeddings.
+    pub weight_decay: f64,
+    /// Learning rate over the run.
+    pub schedule: Schedule,
+    /// Cosine only: epochs of linear warm-up from `warmup_lr` to `lr`.
+    pub warmup_epochs: f64,
+    /// Cosine only: the learning rate of the first step.
+    pub warmup_lr: f64,
+    /// Cosine only: the learning rate at the end.
+    pub end_lr: f64,
+    /// Largest global gradient norm; 0 = no clipping.
+    pub clip_grad_norm: f64,
+}
+
+/// The update rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerKind {
+    /// Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101).
+    Adamw,
+}
+
+/// The learning rate over a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// `lr` throughout.
+    Fixed,
+    /// Linear warm-up, then half a cosine down to `end_lr`.
+    Cosine,
+}
+
+/// Length, batch, precision and output of the run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// Passes over the training sets.
+    pub epochs: usize,
+    /// Stop after this many optimizer steps; 0 = after `epochs`. The schedule still spans `epochs`.
+    pub max_steps: usize,
+    /// Clips per optimizer step: the contrastive batch.
+    pub batch_size: usize,
+    /// Clips on the device at once; 0 = `batch_size`. Smaller values give the same gradients in less memory:
+    /// features are computed chunk by chunk, then each chunk again with gradients.
+    pub micro_batch: usize,
+    /// Number format of activations and matrix products.
+    pub precision: Precision,
+    /// Blocks whose activations are recomputed in the backward pass.
+    pub recompute: Recompute,
+    /// Steps between log lines.
+    pub log_every: usize,
+    /// Steps between checkpoints; 0 = only at the end of each epoch.
+    pub checkpoint_every: usize,
+    /// Newest checkpoints kept, at least 1; the best is kept besides.
+    pub keep_checkpoints: usize,
+    /// Stop after this many steps in a row with a loss or gradient that is not finite.
+    pub max_bad_steps: usize,
+    /// Where checkpoints, logs and the report go; default `runs/<name>`.
+    pub output: Option<PathBuf>,
+}
+
+/// Number format of activations and matrix products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// bf16 where the device multiplies it, else f32.
+    Auto,
+    /// f32 throughout.
+    F32,
+    /// bf16 activations and matrix products, f32 weights, statistics and losses.
+    Bf16,
+}
+
+/// What the backward pass computes again instead of keeping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Recompute {
+    /// Keep every activation.
+    None,
+    /// Keep each block's input only.
+    Blocks,
+}
+
+/// When and how the evaluation sets are scored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvalConfig {
+    /// Evaluate once before the first step, for a baseline.
+    pub before_training: bool,
+    /// Epochs between evaluations; 0 = only at the end.
+    pub every_epochs: usize,
+    /// Clips on the device at once.
+    pub batch_size: usize,
+}
