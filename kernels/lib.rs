@@ -3,7 +3,7 @@
 //! | kernel | called by | shapes | dtypes | reference |
 //! | --- | --- | --- | --- | --- |
 //! | [`patch_ingest`] | the vision towers' input | u8 `[batch, frames, height, width, 3]` -> `[batch, tokens, 3 * patch * patch]` | f32, f16, bf16 | `patch_ingest::reference` |
-//! | [`accumulate`] | weight gradients of every layer | `dst[n] += src[n]` | f32 += f32, f16, bf16 | inline in its test |
+//! | [`flat`] | weight gradients, the compute copy of the weights | accumulate, clear, cast over `[n]` | f32, f16, bf16 | in their test |
 //! | [`grad_norm`] | once per step | flat gradient `[n]` -> norm, clip factor, finite flag | f32 | `grad_norm::reference` |
 //! | [`adamw`] | once per step | flat parameters, gradients and moments `[n]` | f32, with an f16/bf16 copy | `adamw::reference` |
 //!
@@ -13,7 +13,8 @@
 //! Arguments are flat [`Handle`]s with lengths (never tensors with strides): on CUDA an `Array` launch costs about
 //! 4 us of host time, a `Tensor` launch about 9.
 
-pub mod accumulate;
+pub mod flat;
+pub mod gemm;
 pub mod adamw;
 pub mod error;
 pub mod grad_norm;

@@ -1,1 +1,24 @@
-//! avion
+//! AVION in Rust: training large video-language models on one machine.
+//!
+//! The modules in the order data meets them:
+//!
+//! ```text
+//! config -> data (annotations, clips, batches) -> text, video -> model -> ops -> kernels
+//!                                                  loss, optim, checkpoint, eval, report -> train
+//! ```
+//!
+//! Axis names used throughout: `batch`, `frames`, `height`, `width_px` (pixels), `patches`, `tokens`, `heads`,
+//! `head_dim`, `width` (of a tower, never pixels), `embed` (of the space video and text share).
+
+pub mod checkpoint;
+pub mod config;
+pub mod data;
+pub mod device;
+pub mod eval;
+pub mod fs;
+pub mod loss;
+pub mod model;
+pub mod ops;
+pub mod report;
+pub mod text;
+pub mod video;

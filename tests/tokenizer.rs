@@ -1,7 +1,7 @@
 //! Token ids against a reference written from the published algorithm: `fixtures/tokenizer/make_reference.py`.
 
 use avion::text::{END_OF_TEXT, START_OF_TEXT, Tokenizer};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// Ids of `text` without its markers.
@@ -18,11 +18,18 @@ fn assert_same(cases: &[(String, Vec<u32>)]) {
     for (text, expected) in cases {
         let found = ids(&tokenizer, text);
         if found != *expected {
-            wrong.push(format!("{text:?}\n  expected {expected:?}\n  found    {found:?}"));
+            wrong.push(format!(
+                "{text:?}\n  expected {expected:?}\n  found    {found:?}"
+            ));
         }
     }
     let report = wrong.join("\n");
-    assert!(wrong.is_empty(), "{} of {} texts differ:\n{report}", wrong.len(), cases.len());
+    assert!(
+        wrong.is_empty(),
+        "{} of {} texts differ:\n{report}",
+        wrong.len(),
+        cases.len()
+    );
 }
 
 fn reference(json: &str) -> Vec<(String, Vec<u32>)> {
@@ -51,7 +58,10 @@ fn narrations_get_the_ids_that_others_measured() {
         ),
         ("C separates the yarn.", &[322, 45365, 518, 19702, 269]),
         ("turn-on tap:hot", &[2105, 268, 525, 7888, 281, 2069]),
-        ("It's  a   TEST &amp; more", &[585, 568, 320, 1628, 261, 750]),
+        (
+            "It's  a   TEST &amp; more",
+            &[585, 568, 320, 1628, 261, 750],
+        ),
         ("#unsure", &[258, 26396]),
         ("", &[]),
     ];
@@ -77,7 +87,8 @@ fn epic_kitchens_narrations_agree_with_the_python_reference() {
         println!("SKIPPED: needs ../shared/data");
         return;
     };
-    let annotations = data.join("ek100/retrieval_annotations/EPIC_100_retrieval_train_sentence.csv");
+    let annotations =
+        data.join("ek100/retrieval_annotations/EPIC_100_retrieval_train_sentence.csv");
     let mut reader = csv::Reader::from_path(&annotations).unwrap();
     let narrations: Vec<String> = reader
         .records()
@@ -90,15 +101,14 @@ fn epic_kitchens_narrations_agree_with_the_python_reference() {
     let folder = tempfile::tempdir().unwrap();
     let texts = folder.path().join("texts.txt");
     std::fs::write(&texts, narrations.join("\n") + "\n").unwrap();
-    let script = "tests/fixtures/tokenizer/make_reference.py";
-    let repository = Path::new(file!()).parent().unwrap().parent().unwrap();
-    let root = if repository.is_absolute() {
-        repository.to_owned()
-    } else {
-        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(repository)
-    };
+    let script = folder.path().join("make_reference.py");
+    std::fs::write(
+        &script,
+        include_str!("fixtures/tokenizer/make_reference.py"),
+    )
+    .unwrap();
     let run = Command::new("python3")
-        .arg(root.join(script))
+        .arg(&script)
         .arg(data.join("clip/bpe_simple_vocab_16e6.txt.gz"))
         .arg("--texts")
         .arg(&texts)

@@ -3,7 +3,11 @@
 //! Shapes are odd on purpose: 1, primes, just off a power of two, and a ragged last cube.
 
 use avion_kernels::{
-    FloatKind, accumulate, adamw,
+    FloatKind, adamw, flat,
+    gemm::{
+        self, Operand, Problem,
+        tiled::{Matrix, tiled},
+    },
     grad_norm::{self, STATS_LEN},
     patch_ingest::{self, PatchGrid, PixelNorm},
 };
@@ -61,12 +65,26 @@ fn assert_close(name: &str, got: &[f32], expected: &[f64], tolerance: f64) {
 }
 
 #[test]
+fn clear_and_cast_touch_exactly_their_range() {
+    let (client, mut rng) = (client(), ChaCha8Rng::seed_from_u64(5));
+    for len in [1, 255, 257, 70_001] {
+        let a = values(&mut rng, len + 3);
+        let dst = upload(&client, &a);
+        flat::clear(&client, dst.clone(), len);
+        let got = read_f32(&client, dst.clone());
+        assert!(got[..len].iter().all(|v| *v == 0.0) && got[len..] == a[len..], "clear of {len}");
+        flat::cast(&client, upload(&client, &a), dst.clone(), FloatKind::F32, len);
+        assert_eq!(read_f32(&client, dst)[..len], a[..len]);
+    }
+}
+
+#[test]
 fn accumulate_adds_f32_and_f16() {
     let (client, mut rng) = (client(), ChaCha8Rng::seed_from_u64(1));
     for len in [1, 77, 256, 785, 100_003] {
         let (a, b) = (values(&mut rng, len), values(&mut rng, len));
         let dst = upload(&client, &a);
-        accumulate::accumulate(
+        flat::accumulate(
             &client,
             upload(&client, &b),
             FloatKind::F32,
@@ -91,7 +109,7 @@ fn accumulate_adds_f32_and_f16() {
         {
             let halves: Vec<u16> = b.iter().map(|v| f16::from_f32(*v).to_bits()).collect();
             let src = client.create_from_slice(bytemuck::cast_slice(&halves));
-            accumulate::accumulate(&client, src, FloatKind::F16, dst.clone(), len);
+            flat::accumulate(&client, src, FloatKind::F16, dst.clone(), len);
             let twice: Vec<f64> = expected
                 .iter()
                 .zip(&b)
@@ -271,4 +289,62 @@ fn patch_ingest_unpacks_orders_and_normalises() {
     .unwrap_err()
     .to_string();
     assert!(error.contains("10 px") && error.contains("3 px"), "{error}");
+}
+
+#[test]
+fn tiled_gemm_matches_reference_over_layouts() {
+    let (client, mut rng) = (client(), ChaCha8Rng::seed_from_u64(6));
+    // Plain, transposed and batched operands, and heads interleaved with tokens as attention packs them.
+    for (m, n, k) in [(1, 1, 1), (7, 5, 3), (16, 8, 77), (17, 9, 197), (65, 33, 64), (785, 12, 19)] {
+        for (transpose_a, transpose_b, accumulate) in
+            [(false, false, false), (true, false, true), (false, true, false), (true, true, true)]
+        {
+            for (outer, inner) in [(1, 1), (2, 3)] {
+                let problem = Problem { m, n, k, outer, inner };
+                let operand = |rows: usize, columns: usize, transposed: bool| {
+                    // [outer, rows, inner, columns]: the inner batch lies between a row's elements.
+                    let o = if transposed {
+                        Operand { offset: 0, outer: 0, inner: 0, rows: 1, columns: inner * rows }
+                    } else {
+                        Operand { offset: 0, outer: 0, inner: 0, rows: inner * columns, columns: 1 }
+                    };
+                    let step = if transposed { rows } else { columns };
+                    Operand { offset: 5, outer: rows * columns * inner, inner: step, ..o }
+                };
+                let (oa, ob, oc) = (operand(m, k, transpose_a), operand(k, n, transpose_b), operand(m, n, false));
+                let size = |rows: usize, columns: usize| 5 + outer * inner * rows * columns;
+                let (a, b, c) = (
+                    values(&mut rng, size(m, k)),
+                    values(&mut rng, size(k, n)),
+                    values(&mut rng, size(m, n)),
+                );
+                let mut expected: Vec<f64> = c.iter().map(|v| *v as f64).collect();
+                gemm::reference(problem, 0.5, (&a, oa), (&b, ob), (&mut expected, oc), accumulate);
+                let out = upload(&client, &c);
+                let matrix = |data: &[f32], operand| Matrix { handle: upload(&client, data), len: data.len(), operand };
+                tiled(
+                    &client,
+                    problem,
+                    0.5,
+                    (matrix(&a, oa), matrix(&b, ob), FloatKind::F32),
+                    (Matrix { handle: out.clone(), len: c.len(), operand: oc }, FloatKind::F32),
+                    accumulate,
+                )
+                .unwrap();
+                assert_close("gemm", &read_f32(&client, out), &expected, 2e-6);
+            }
+        }
+    }
+    let short = |len| Matrix { handle: client.empty(4 * 64), len, operand: Operand::matrix(8) };
+    let error = tiled(
+        &client,
+        Problem::single(8, 8, 8),
+        1.0,
+        (short(64), short(63), FloatKind::F32),
+        (short(64), FloatKind::F32),
+        false,
+    )
+    .unwrap_err()
+    .to_string();
+    assert!(error.contains("b: expected at least 64") && error.contains("63"), "{error}");
 }

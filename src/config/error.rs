@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// Why a recipe cannot be used. Everything found is reported at once.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("cannot read recipe {path}: {source}", path = path.display())]
+    #[error("cannot read recipe {path}", path = path.display())]
     Read {
         path: PathBuf,
         source: std::io::Error,

@@ -40,7 +40,7 @@ impl ParameterCount {
 
 impl Geometry {
     /// The geometry behind a name. The ViT sizes are OpenAI CLIP's (Radford et al. 2021,
-    /// arXiv:2103.00020, table 19); `tiny` is ours, for the demo and the tests.
+    /// arXiv:2103.00020, appendix F); `tiny` is ours, for the demo and the tests.
     pub fn of(size: ModelSize) -> Self {
         match size {
             ModelSize::Tiny => Self {
@@ -169,7 +169,10 @@ mod tests {
             assert_eq!(of.image_px % of.patch_px, 0, "{size:?}");
             assert_eq!(of.width, of.heads * of.head_width(), "{size:?}");
             assert_eq!(of.text_width, of.text_heads * of.text_head_width());
-            assert!(of.head_width() % 16 == 0, "attention kernels want this");
+            assert!(
+                of.head_width().is_multiple_of(16),
+                "{size:?}: for the attention kernels"
+            );
         }
     }
 }

@@ -28,7 +28,7 @@ pub fn differences(
     let (before, after) = (flatten(before)?, flatten(after)?);
     let value = |list: &[(String, Value)], key: &str| {
         let found = list.iter().find(|(name, _)| name == key);
-        found.map_or_else(|| "unset".to_owned(), |(_, value)| value.to_string())
+        found.map_or_else(|| "unset".to_owned(), |(_, value)| shown(value))
     };
     let mut keys: Vec<&str> = after.iter().map(|(key, _)| key.as_str()).collect();
     for (key, _) in &before {
@@ -63,6 +63,18 @@ pub(super) fn write_toml(
     Ok(out)
 }
 
+/// A value as TOML; small and large numbers as people write them (`3e-5`, not `0.00003`).
+pub(super) fn shown(value: &Value) -> String {
+    match value {
+        Value::Float(number) if number.is_finite() => format!("{number:?}"),
+        Value::Array(items) if !items.iter().any(Value::is_table) => {
+            let items: Vec<String> = items.iter().map(shown).collect();
+            format!("[{}]", items.join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
 fn table_of(recipe: &Recipe) -> Result<Table, ConfigError> {
     Table::try_from(recipe).map_err(|error| ConfigError::Unwritable {
         message: error.to_string(),
@@ -89,7 +101,7 @@ fn flatten_section(table: &Table, section: &str, prefix: &str, out: &mut Vec<(St
     }
 }
 
-/// Writes a section's own keys first: after a `[header]` TOML takes every key as that table's.
+/// Writes a section's own keys first (writing to a `String` cannot fail): after a `[header]` TOML takes every key as that table's.
 fn write_section(
     out: &mut String,
     table: &Table,
@@ -103,12 +115,14 @@ fn write_section(
         let line = match (&entry.kind, table.get(entry.name)) {
             (Kind::Section(_), _) => continue,
             (Kind::List(_), Some(value)) if is_list(value) => continue,
-            (_, Some(value)) => format!("{} = {value}", entry.name),
-            (_, None) => format!("# {} is unset", entry.name),
+            (_, Some(value)) => format!("{} = {}", entry.name, shown(value)),
+            (_, None) => {
+                let _ = writeln!(out, "# {} is unset", entry.name);
+                continue;
+            }
         };
         let note = comment(&format!("{prefix}{}", entry.name));
         let note = note.map_or_else(String::new, |note| format!("  # {note}"));
-        // `write!` to a String cannot fail.
         let _ = writeln!(out, "{line}{note}");
     }
     for entry in entries {

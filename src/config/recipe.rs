@@ -5,7 +5,7 @@
 //! Paths are taken relative to the working directory, never to the recipe's folder.
 //!
 //! The doc comments of the fields are also what `avion config --list` prints and what the error
-//! messages know of names and types: [`super::schema`] reads them from this file.
+//! messages know of names and types: `schema.rs` reads them from this file.
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -147,7 +147,7 @@ pub struct SourceConfig {
     pub root: PathBuf,
     /// Length of the chunks each video is cut into (`root/VIDEO/15.mp4`), in seconds; 0 = whole files.
     pub chunk_s: f64,
-    /// Appended to a video's name when it has no extension, and used for chunk files; without the dot.
+    /// Appended to a video's name when it has no extension, and used for chunk files.
     pub extension: String,
     /// Frames per second of the videos; 0 = read it from each file.
     pub fps: f64,

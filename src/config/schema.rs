@@ -4,9 +4,6 @@
 //! --list` and the error messages cannot say anything else than the types do. Rust offers no
 //! reflection over doc comments; tests compare the result with what serde really writes.
 
-use super::error::ConfigError;
-use super::print::flatten;
-use super::recipe::{Recipe, SourceConfig};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::LazyLock;
@@ -69,61 +66,6 @@ impl fmt::Display for Kind {
             Kind::List(_) => f.write_str("a list of tables"),
         }
     }
-}
-
-/// One line of `avion config --list`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Field {
-    /// `optim.lr`; an entry of a list is written `data.train.N.root`.
-    pub key: String,
-    /// What it accepts, in words.
-    pub kind: String,
-    /// The default as TOML, or `unset`.
-    pub default: String,
-    pub doc: String,
-}
-
-/// Every key of a recipe, in the order of the file.
-///
-/// # Errors
-/// [`ConfigError::Unwritable`] when the defaults cannot be written as TOML.
-pub fn describe() -> Result<Vec<Field>, ConfigError> {
-    // One entry in each list shows the defaults of the entries.
-    let mut recipe = Recipe::default();
-    recipe.data.train.push(SourceConfig::default());
-    recipe.data.eval.push(SourceConfig::default());
-    let defaults: BTreeMap<String, String> = flatten(&recipe)?
-        .into_iter()
-        .map(|(key, value)| (key, value.to_string()))
-        .collect();
-    let mut fields = Vec::new();
-    SCHEMA.walk("Recipe", "", &mut |key, entry| {
-        let default = match &entry.kind {
-            Kind::List(_) => Some("[]"),
-            _ => defaults
-                .get(&key.replace(".N.", ".0."))
-                .map(String::as_str),
-        };
-        let mut kind = entry.kind.to_string();
-        let mut doc = entry.doc.clone();
-        if let Kind::Choice(words) = &entry.kind {
-            kind = words
-                .iter()
-                .map(|(word, _)| word.as_str())
-                .collect::<Vec<_>>()
-                .join(" | ");
-            for (word, meaning) in words {
-                doc.push_str(&format!(" {word}: {meaning}"));
-            }
-        }
-        fields.push(Field {
-            key: key.to_owned(),
-            kind,
-            default: default.unwrap_or("unset").to_owned(),
-            doc,
-        });
-    });
-    Ok(fields)
 }
 
 impl Schema {
@@ -190,12 +132,13 @@ impl Schema {
                 structs.push((name, Vec::new()));
                 open_enum = None;
             } else if let Some(name) = between(line, "pub enum ", " {") {
-                open_enum = Some(enums.entry(name).or_default());
-            } else if let (Some(variants), Some(name)) = (&mut open_enum, line.strip_suffix(',')) {
+                open_enum = Some(name);
+            } else if let (Some(owner), Some(name)) = (open_enum, line.strip_suffix(',')) {
                 let word = renamed.map_or_else(|| kebab(name), str::to_owned);
+                let variants = enums.entry(owner).or_default();
                 variants.push((word, doc.join(" ")));
             } else if let (None, Some((name, kind)), Some((_, fields))) =
-                (&open_enum, declaration(line), structs.last_mut())
+                (open_enum, declaration(line), structs.last_mut())
             {
                 fields.push((name, kind, doc.join(" ")));
             }
@@ -275,7 +218,8 @@ fn kebab(variant: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::recipe::*;
+    use crate::config::describe;
+    use crate::config::recipe::{Recipe, SourceConfig};
 
     #[test]
     fn every_serialised_key_is_described_and_documented() {

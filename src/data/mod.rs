@@ -4,6 +4,18 @@
 //! annotation file -> Clip -> Source -> (epoch order, crop, frames drawn by key) -> ClipBatch
 //! ```
 
+pub mod annotations;
+pub mod failures;
+pub mod layout;
+pub mod loader;
+pub mod pickle;
+pub mod relevancy;
+pub mod rng;
+pub mod sampler;
+pub mod sampling;
+#[cfg(feature = "video")]
+pub mod synthetic;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 

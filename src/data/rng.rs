@@ -75,12 +75,12 @@ mod tests {
         }
     }
 
-    /// A changed value means that no earlier run can be repeated or resumed.
+    /// ChaCha with 8 rounds, worked out apart; another value means that no earlier run can be repeated.
     #[test]
     fn the_stream_is_stable() {
         assert_eq!(
             keyed(17, 3, 1_000_000, Purpose::Shuffle).next_u64(),
-            0x0123_4567_89ab_cdef
+            0x767c_5566_a9de_86d8
         );
     }
 }

@@ -14,7 +14,8 @@ pub struct EpochOrder {
 }
 
 impl EpochOrder {
-    /// Every sample number below `len` once: `[len]`. Takes about 10 ns and 4 bytes a sample.
+    /// Every sample number below `len` once: `[len]`. Four million take 16 MB and
+    /// about a third of a second.
     pub fn permutation(&self) -> Vec<u32> {
         let mut order: Vec<u32> = (0..self.len).collect();
         // Fisher-Yates.
@@ -73,7 +74,7 @@ mod tests {
     /// A changed order means that no earlier run can be resumed exactly.
     #[test]
     fn the_order_is_stable() {
-        assert_eq!(order(0, 0, 10), [0; 10]);
+        assert_eq!(order(0, 0, 10), [7, 2, 0, 5, 8, 1, 3, 9, 4, 6]);
     }
 
     /// Over many epochs each sample comes first about equally often.
@@ -84,10 +85,7 @@ mod tests {
             firsts[order(5, epoch, 8)[0] as usize] += 1;
         }
         // 1000 expected, standard deviation 30.
-        assert!(
-            firsts.iter().all(|n| (870..1130).contains(n)),
-            "{firsts:?}"
-        );
+        assert!(firsts.iter().all(|n| (870..1130).contains(n)), "{firsts:?}");
     }
 
     #[test]
@@ -105,7 +103,10 @@ mod tests {
 
     #[test]
     fn positions_survive_a_checkpoint() {
-        let at = Position { epoch: 3, batch: 41 };
+        let at = Position {
+            epoch: 3,
+            batch: 41,
+        };
         let json = serde_json::to_string(&at).unwrap();
         assert_eq!(json, r#"{"epoch":3,"batch":41}"#);
         assert_eq!(serde_json::from_str::<Position>(&json).unwrap(), at);

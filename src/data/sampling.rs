@@ -15,8 +15,8 @@ pub enum FrameRule {
 }
 
 impl FrameRule {
-    /// `count` frame numbers of the segment `[start, end)`, ascending; at most one number repeats
-    /// where the segment is shorter than `count`. With `jitter` they are drawn, without they are fixed.
+    /// `count` frame numbers of the segment `[start, end)`, ascending; they repeat where the segment is
+    /// shorter than `count`. With `jitter` they are drawn, without they are fixed.
     ///
     /// A segment that holds no frame counts as one frame long.
     pub fn frames(

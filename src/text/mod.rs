@@ -29,7 +29,7 @@ pub const PADDING: i32 = 0;
 
 /// CLIP's byte-pair encoder with its vocabulary (OpenAI's `bpe_simple_vocab_16e6`, compiled in).
 ///
-/// Building one takes some 50 ms: make it once and share it.
+/// Building one takes a tenth of a second or two: make it once and share it.
 ///
 /// # Source
 /// Radford et al. 2021, arXiv:2103.00020, and AVION's tokenizer. Ids are checked against both in `tests/tokenizer.rs`.

@@ -1,0 +1,175 @@
+//! Portable product for devices without matrix units or subgroups: a tile of the result in each unit's registers, no
+//! shared memory, no barriers.
+//!
+//! Made for Mesa's software Vulkan, where a load costs about as much as ten multiply-adds and a barrier far more:
+//! operations per load are what counts, `tile_m * tile_n / (tile_m + tile_n)`.
+
+use super::{Operand, Problem};
+use crate::{FloatKind, Handle, KernelError, with_float};
+use cubecl::prelude::*;
+
+/// Units per cube.
+const UNITS: u32 = 32;
+
+/// Rows and columns of the result per unit. Measured on Mesa 22 (llvmpipe), 2080 x 96 x 288, per CPU second:
+/// 1 x 1 0.11 GFLOP, 4 x 4 0.44, 8 x 8 0.88, 16 x 8 1.15.
+const TILE_M: u32 = 16;
+const TILE_N: u32 = 8;
+
+/// Where an operand lies, as the kernel reads it.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+struct Lie {
+    offset: u32,
+    outer: u32,
+    inner: u32,
+    rows: u32,
+    columns: u32,
+}
+
+#[cube(launch_unchecked)]
+fn tiled_kernel<E: Float, O: Float>(
+    a: &Array<E>,
+    b: &Array<E>,
+    out: &mut Array<O>,
+    a_lie: Lie,
+    b_lie: Lie,
+    out_lie: Lie,
+    m: u32,
+    n: u32,
+    k: u32,
+    inner: u32,
+    tiles_n: u32,
+    scale: f32,
+    #[comptime] tile_m: u32,
+    #[comptime] tile_n: u32,
+    #[comptime] accumulate: bool,
+) {
+    let tile = CUBE_POS_X * UNITS + UNIT_POS;
+    let row0 = (tile / tiles_n) * tile_m;
+    let column0 = (tile % tiles_n) * tile_n;
+    if row0 < m {
+        let (i, j) = (CUBE_POS_Y / inner, CUBE_POS_Y % inner);
+        let a_base = a_lie.offset + i * a_lie.outer + j * a_lie.inner;
+        let b_base = b_lie.offset + i * b_lie.outer + j * b_lie.inner;
+
+        let mut a_at = Array::<u32>::new(tile_m as usize);
+        let mut b_at = Array::<u32>::new(tile_n as usize);
+        // Rows and columns past the end repeat the last one; their results are not written.
+        #[unroll]
+        for r in 0..tile_m {
+            a_at[r as usize] = a_base + min(row0 + r, m - 1) * a_lie.rows;
+        }
+        #[unroll]
+        for c in 0..tile_n {
+            b_at[c as usize] = b_base + min(column0 + c, n - 1) * b_lie.columns;
+        }
+        let mut sums = Array::<f32>::new(comptime!((tile_m * tile_n) as usize));
+        #[unroll]
+        for x in 0..comptime!(tile_m * tile_n) {
+            sums[x as usize] = f32::new(0.0);
+        }
+        for step in 0..k {
+            let mut bs = Array::<f32>::new(tile_n as usize);
+            #[unroll]
+            for c in 0..tile_n {
+                bs[c as usize] = f32::cast_from(b[(b_at[c as usize] + step * b_lie.rows) as usize]);
+            }
+            #[unroll]
+            for r in 0..tile_m {
+                let x = f32::cast_from(a[(a_at[r as usize] + step * a_lie.columns) as usize]);
+                #[unroll]
+                for c in 0..tile_n {
+                    sums[comptime!((r * tile_n + c) as usize)] += x * bs[c as usize];
+                }
+            }
+        }
+        let out_base = out_lie.offset + i * out_lie.outer + j * out_lie.inner;
+        #[unroll]
+        for r in 0..tile_m {
+            #[unroll]
+            for c in 0..tile_n {
+                if row0 + r < m && column0 + c < n {
+                    let at = (out_base + (row0 + r) * out_lie.rows + (column0 + c) * out_lie.columns) as usize;
+                    let mut value = sums[comptime!((r * tile_n + c) as usize)] * scale;
+                    if comptime!(accumulate) {
+                        value += f32::cast_from(out[at]);
+                    }
+                    out[at] = O::cast_from(value);
+                }
+            }
+        }
+    }
+}
+
+/// A buffer with its length in elements and how the operand lies in it.
+pub struct Matrix {
+    pub handle: Handle,
+    pub len: usize,
+    pub operand: Operand,
+}
+
+impl Matrix {
+    fn lie<R: Runtime>(&self) -> LieLaunch<R> {
+        let o = self.operand;
+        LieLaunch::new(o.offset as u32, o.outer as u32, o.inner as u32, o.rows as u32, o.columns as u32)
+    }
+}
+
+/// `out = scale * a b`, or `out += scale * a b` when `accumulate`; sums in f32.
+///
+/// `a` and `b` are of `kind`, `out` of `out_kind`.
+///
+/// # Errors
+/// [`KernelError::Shape`] when an operand reaches past its buffer, or the batch past 65,535 entries.
+pub fn tiled<R: Runtime>(
+    client: &ComputeClient<R>,
+    problem: Problem,
+    scale: f32,
+    (a, b, kind): (Matrix, Matrix, FloatKind),
+    (out, out_kind): (Matrix, FloatKind),
+    accumulate: bool,
+) -> Result<(), KernelError> {
+    let Problem { m, n, k, outer, inner } = problem;
+    problem.check("a", &a.operand, m, k, a.len)?;
+    problem.check("b", &b.operand, k, n, b.len)?;
+    problem.check("out", &out.operand, m, n, out.len)?;
+    if outer * inner > 65_535 {
+        return Err(KernelError::Shape {
+            kernel: "gemm",
+            what: "batch",
+            expected: "at most 65535 entries".into(),
+            got: (outer * inner).to_string(),
+        });
+    }
+    if m == 0 || n == 0 || outer * inner == 0 {
+        return Ok(());
+    }
+    let tiles_n = (n as u32).div_ceil(TILE_N);
+    let tiles = (m as u32).div_ceil(TILE_M) * tiles_n;
+    let count = CubeCount::Static(tiles.div_ceil(UNITS), (outer * inner) as u32, 1);
+    let (a_lie, b_lie, out_lie) = (a.lie::<R>(), b.lie::<R>(), out.lie::<R>());
+    with_float!(kind, E => with_float!(out_kind, O => unsafe {
+        // SAFETY: `check` has compared each operand's reach with its buffer's length.
+        tiled_kernel::launch_unchecked::<E, O, R>(
+            client,
+            count,
+            CubeDim::new_1d(UNITS),
+            ArrayArg::from_raw_parts(a.handle, a.len),
+            ArrayArg::from_raw_parts(b.handle, b.len),
+            ArrayArg::from_raw_parts(out.handle, out.len),
+            a_lie,
+            b_lie,
+            out_lie,
+            m as u32,
+            n as u32,
+            k as u32,
+            inner as u32,
+            tiles_n,
+            scale,
+            TILE_M,
+            TILE_N,
+            accumulate,
+        )
+    }));
+    Ok(())
+}

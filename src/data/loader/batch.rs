@@ -1,0 +1,67 @@
+//! A batch, as it is given out and while it is decoded.
+
+use super::FrameBuffer;
+use crate::data::failures::SampleFailure;
+use crate::data::sampler::Position;
+use bytes::BytesMut;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Decoded clips and their captions.
+#[derive(Debug)]
+pub struct ClipBatch {
+    /// RGB bytes, `[clips, frames, height, width, 3]`. The memory is reused once the batch is dropped.
+    pub frames: FrameBuffer,
+    /// `[clips]`.
+    pub captions: Vec<Arc<str>>,
+    /// Number of each clip over all sources: `[clips]`.
+    pub samples: Vec<u64>,
+    /// Samples that could not be read: in training replaced by others, in evaluation left out.
+    pub bad: Vec<u64>,
+    /// Frames in a clip.
+    pub num_frames: usize,
+    /// Width and height of a frame.
+    pub size_px: usize,
+    /// This batch.
+    pub position: Position,
+    /// The batch after it: where to go on after training on this one.
+    pub next: Position,
+    /// Time that the caller waited for this batch.
+    pub wait: Duration,
+}
+
+impl ClipBatch {
+    /// `[clips, frames, height, width, 3]`.
+    pub fn shape(&self) -> [usize; 5] {
+        let clips = self.samples.len();
+        [clips, self.num_frames, self.size_px, self.size_px, 3]
+    }
+}
+
+/// A batch on its way.
+pub(super) struct InFlight {
+    pub position: Position,
+    pub next: Position,
+    pub slots: Vec<Slot>,
+    /// Slots without an outcome yet.
+    pub pending: usize,
+}
+
+/// A place in a batch on its way.
+#[derive(Default)]
+pub(super) struct Slot {
+    /// Samples that could not be read, in the order they were tried.
+    pub failures: Vec<SampleFailure>,
+    pub filled: Option<(BytesMut, u64, Arc<str>)>,
+}
+
+impl InFlight {
+    pub fn new(position: Position, next: Position, slots: usize) -> Self {
+        Self {
+            position,
+            next,
+            slots: (0..slots).map(|_| Slot::default()).collect(),
+            pending: slots,
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The books of the loader: reports come in, slots fill up, hung threads are given up, whole batches go out.
+
+use super::batch::{InFlight, Slot};
+use super::clip::View;
+use super::worker::{Event, Report};
+use super::{ClipBatch, FrameBuffer, Loader, LoaderError};
+use crate::data::failures::SampleFailure;
+use bytes::BytesMut;
+use crossbeam_channel::RecvTimeoutError;
+use std::time::{Duration, Instant};
+
+/// How often the decode threads are checked while a batch is waited for.
+const WATCH_EVERY: Duration = Duration::from_millis(200);
+
+impl Loader {
+    /// The next batch; `None` after the last.
+    pub(super) fn take(&mut self) -> Result<Option<ClipBatch>, LoaderError> {
+        self.fill();
+        if self.in_flight.is_empty() {
+            return Ok(None);
+        }
+        let begin = Instant::now();
+        // What is there already, of later batches too.
+        while let Ok(report) = self.reports.try_recv() {
+            self.note(report)?;
+        }
+        while self
+            .in_flight
+            .front()
+            .is_some_and(|batch| batch.pending > 0)
+        {
+            match self.reports.recv_timeout(WATCH_EVERY) {
+                Ok(report) => self.note(report)?,
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => self.watch()?,
+            }
+        }
+        let wait = begin.elapsed();
+        self.waited += wait;
+        let Some(batch) = self.in_flight.pop_front() else {
+            return Ok(None);
+        };
+        self.fill();
+        self.finish(batch, wait).map(Some)
+    }
+
+    fn note(&mut self, report: Report) -> Result<(), LoaderError> {
+        let front = self.begun - self.in_flight.len() as u64;
+        let batch = &mut self.in_flight[(report.batch - front) as usize];
+        match report.event {
+            Event::Bad(failure) => batch.slots[report.slot].failures.push(failure),
+            Event::Done {
+                buffer,
+                sample,
+                caption,
+            } => {
+                batch.slots[report.slot].filled = Some((buffer, sample, caption));
+                batch.pending -= 1;
+            }
+            Event::Empty => batch.pending -= 1,
+            Event::Panicked { sample, message } => {
+                return Err(LoaderError::Panicked {
+                    sample,
+                    video: self.shared.samples.video(sample).display().to_string(),
+                    message,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up threads that hang on a sample and lets others fill their slots.
+    fn watch(&mut self) -> Result<(), LoaderError> {
+        if self
+            .workers
+            .iter()
+            .all(|worker| worker.thread.is_finished())
+        {
+            return Err(LoaderError::ThreadsEnded);
+        }
+        let timeout = self.shared.config.timeout;
+        let Some(deadline) = Instant::now()
+            .checked_sub(timeout)
+            .filter(|_| !timeout.is_zero())
+        else {
+            return Ok(());
+        };
+        let mut index = 0;
+        while let Some(worker) = self.workers.get(index) {
+            let Some((mut job, sample)) = worker.give_up_if_stalled(deadline) else {
+                index += 1;
+                continue;
+            };
+            // Not joined: it may never come back. It ends by itself if it does.
+            drop(self.workers.swap_remove(index));
+            self.stalled += 1;
+            self.spawn_worker()?;
+            let path = self.shared.samples.video(sample);
+            let failure = SampleFailure {
+                sample,
+                kind: "timeout",
+                reason: format!(
+                    "not decoded within {} s: {}",
+                    timeout.as_secs_f64(),
+                    path.display()
+                ),
+                path,
+            };
+            self.note(Report {
+                batch: job.batch,
+                slot: job.slot,
+                event: Event::Bad(failure.clone()),
+            })?;
+            // The lost thread keeps the slot's memory.
+            job.buffer = BytesMut::zeroed(self.clip_bytes);
+            let _ = self.jobs.send(job);
+            if self.stalled > self.shared.config.threads() {
+                self.failures.record(&failure);
+                return Err(LoaderError::Stalled {
+                    threads: self.stalled,
+                    timeout_s: timeout.as_secs_f64(),
+                    summary: self.failures.summary(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Does the accounts of a decoded batch and joins it.
+    fn finish(&mut self, batch: InFlight, wait: Duration) -> Result<ClipBatch, LoaderError> {
+        let InFlight {
+            position,
+            next,
+            slots,
+            ..
+        } = batch;
+        let (mut bad, mut samples, mut captions, mut pieces) = (vec![], vec![], vec![], vec![]);
+        let mut empty = false;
+        // In order of slots, so that what is counted and logged is the same in every run.
+        for Slot { failures, filled } in slots {
+            for failure in failures {
+                self.failures.record(&failure);
+                bad.push(failure.sample);
+            }
+            let Some((buffer, sample, caption)) = filled else {
+                empty = true;
+                continue;
+            };
+            self.failures.good(sample);
+            pieces.push(buffer);
+            samples.push(sample);
+            captions.push(caption);
+        }
+        self.failures.check()?;
+        if empty && self.shared.view == View::Train {
+            return Err(LoaderError::Exhausted {
+                position,
+                summary: self.failures.summary(),
+            });
+        }
+        let config = &self.shared.config;
+        Ok(ClipBatch {
+            frames: FrameBuffer::join(pieces, &self.pool),
+            captions,
+            samples,
+            bad,
+            num_frames: config.frames,
+            size_px: config.size_px as usize,
+            position,
+            next,
+            wait,
+        })
+    }
+}

@@ -1,0 +1,148 @@
+//! The loader's settings.
+
+use super::LoaderError;
+use crate::config::recipe::CaptionChoice;
+use crate::data::sampling::FrameRule;
+use crate::data::{Layout, Source};
+use std::time::Duration;
+
+/// How batches are made. The defaults are AVION's pre-training values where it has any.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoaderConfig {
+    /// Keys every draw.
+    pub seed: u64,
+    /// Training: passes over the sources.
+    pub epochs: u64,
+    /// Clips in a batch.
+    pub batch_size: usize,
+    /// Frames in a clip.
+    pub frames: usize,
+    /// Width and height of a frame.
+    pub size_px: u32,
+    /// Which frames of a segment are taken.
+    pub frame_rule: FrameRule,
+    /// Training: area share of the random crop, `[smallest, largest]`.
+    pub crop_scale: [f64; 2],
+    /// Training: width / height of the random crop, `[smallest, largest]`.
+    pub crop_ratio: [f64; 2],
+    /// Training: probability of a flip left to right.
+    pub flip: f64,
+    /// What to do with several captions, a value a source; `Random` for those past the end.
+    pub captions: Vec<CaptionChoice>,
+    /// Decode threads; 0 = one per core.
+    pub workers: usize,
+    /// Batches decoded ahead, at least 1.
+    pub prefetch: usize,
+    /// See [`Failures::check`](crate::data::failures::Failures::check).
+    pub max_bad_share: f64,
+    /// A clip not decoded within this time counts as bad; zero = wait for ever.
+    pub timeout: Duration,
+}
+
+impl Default for LoaderConfig {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            epochs: 5,
+            batch_size: 256,
+            frames: 4,
+            size_px: 224,
+            frame_rule: FrameRule::Avion,
+            crop_scale: [0.5, 1.0],
+            crop_ratio: [3.0 / 4.0, 4.0 / 3.0],
+            flip: 0.0,
+            captions: Vec::new(),
+            workers: 0,
+            prefetch: 2,
+            max_bad_share: 0.01,
+            timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+impl LoaderConfig {
+    /// Bytes of a clip, `frames * size_px * size_px * 3`.
+    pub(super) fn clip_bytes(&self) -> Result<usize, LoaderError> {
+        let size = self.size_px as usize;
+        [size, size, 3]
+            .into_iter()
+            .try_fold(self.frames, usize::checked_mul)
+            .filter(|bytes| bytes.checked_mul(self.batch_size).is_some())
+            .ok_or(LoaderError::Setting {
+                field: "batch_size",
+                expected: "a batch that fits in memory",
+                found: format!(
+                    "{} clips of {} frames of {size} x {size} px",
+                    self.batch_size, self.frames
+                ),
+            })
+    }
+
+    /// Decode threads to start.
+    pub(super) fn threads(&self) -> usize {
+        match self.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            workers => workers,
+        }
+    }
+
+    pub(super) fn check(&self, sources: &[Source]) -> Result<(), LoaderError> {
+        let require = |holds: bool, field, expected, found: &dyn std::fmt::Debug| {
+            if holds {
+                return Ok(());
+            }
+            Err(LoaderError::Setting {
+                field,
+                expected,
+                found: format!("{found:?}"),
+            })
+        };
+        let share = |value: f64| (0.0..=1.0).contains(&value);
+        let range = |[low, high]: [f64; 2]| 0.0 < low && low <= high && high.is_finite();
+        require(
+            self.batch_size > 0,
+            "batch_size",
+            "at least 1",
+            &self.batch_size,
+        )?;
+        require(self.frames > 0, "frames", "at least 1", &self.frames)?;
+        require(self.size_px > 0, "size_px", "at least 1", &self.size_px)?;
+        require(self.prefetch > 0, "prefetch", "at least 1", &self.prefetch)?;
+        require(
+            range(self.crop_scale) && self.crop_scale[1] <= 1.0,
+            "crop_scale",
+            "0 < smallest <= largest <= 1",
+            &self.crop_scale,
+        )?;
+        require(
+            range(self.crop_ratio),
+            "crop_ratio",
+            "0 < smallest <= largest",
+            &self.crop_ratio,
+        )?;
+        require(share(self.flip), "flip", "0 to 1", &self.flip)?;
+        require(
+            share(self.max_bad_share),
+            "max_bad_share",
+            "0 to 1",
+            &self.max_bad_share,
+        )?;
+        let clips: usize = sources.iter().map(|source| source.clips.len()).sum();
+        require(
+            u32::try_from(clips).is_ok(),
+            "sources",
+            "at most 4,294,967,295 clips",
+            &clips,
+        )?;
+        for Source { layout, fps, .. } in sources {
+            if let Layout::Chunked { chunk_s, .. } = layout {
+                // Below, a day has more chunks than can be looked for.
+                let holds = (0.1..=86_400.0).contains(chunk_s);
+                require(holds, "chunk_s", "0.1 to 86400 s", chunk_s)?;
+            }
+            let holds = fps.is_none_or(|fps| fps.is_finite() && fps > 0.0);
+            require(holds, "fps", "above 0, or absent", fps)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,293 @@
+//! From sources to batches, decoded ahead by a pool of threads.
+//!
+//! Comes in: [`Source`]s. Goes out: [`ClipBatch`]es, frames as bytes and captions as text. What is in a batch
+//! depends on the seed, the data and the [`Position`] only, never on the number of threads or on timing: every
+//! draw is keyed (`data::rng`), and a sample that cannot be read is replaced by a keyed draw of another.
+//!
+//! At most `prefetch` batches are in memory here, besides those the caller holds; their buffers are reused.
+//! The threads share nothing but two channels: jobs (a slot of a batch) go out, reports come back, and the thread
+//! that asks for batches keeps the books.
+
+mod batch;
+mod buffer;
+mod clip;
+mod collect;
+mod config;
+mod decoder;
+mod error;
+mod worker;
+
+pub use batch::ClipBatch;
+pub use buffer::FrameBuffer;
+pub use config::LoaderConfig;
+pub use decoder::{DecodeError, Decoder, Ffmpeg, OpenVideo};
+pub use error::LoaderError;
+
+use crate::data::Source;
+use crate::data::failures::Failures;
+use crate::data::sampler::{EpochOrder, Position, full_batches};
+use batch::InFlight;
+use buffer::BufferPool;
+use clip::{Samples, View};
+use crossbeam_channel::{Receiver, Sender};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use worker::{Job, Order, Report, Shared, Worker};
+
+/// How long a loader that goes away waits for threads in the middle of a clip.
+const JOIN_WITHIN: Duration = Duration::from_secs(5);
+
+/// Gives batches in order; an iterator that ends with the last epoch, or after an error.
+///
+/// Dropping it stops the decode threads after the clips they are at.
+pub struct Loader {
+    shared: Arc<Shared>,
+    jobs: Sender<Job>,
+    /// Same channel, for replacements of threads that were given up.
+    jobs_out: Receiver<Job>,
+    reports: Receiver<Report>,
+    reports_in: Sender<Report>,
+    workers: Vec<Worker>,
+    /// Threads given up.
+    stalled: usize,
+    pool: Arc<BufferPool>,
+    clip_bytes: usize,
+    in_flight: VecDeque<InFlight>,
+    /// Batches begun since the loader was made.
+    begun: u64,
+    cursor: Position,
+    batches: u64,
+    epochs: u64,
+    order: Option<(u64, Order)>,
+    failures: Failures,
+    waited: Duration,
+    ended: bool,
+}
+
+impl Loader {
+    /// Shuffled, augmented, whole batches from `start` to the end of `config.epochs`, decoded with FFmpeg.
+    ///
+    /// # Errors
+    /// A setting out of range, fewer clips than a batch, a `start` beyond the epoch.
+    pub fn train(
+        sources: Arc<[Source]>,
+        config: LoaderConfig,
+        start: Position,
+    ) -> Result<Self, LoaderError> {
+        Self::train_with(sources, config, start, Arc::new(Ffmpeg))
+    }
+
+    /// [`Loader::train`] with another decoder.
+    pub fn train_with(
+        sources: Arc<[Source]>,
+        config: LoaderConfig,
+        start: Position,
+        decoder: Arc<dyn Decoder>,
+    ) -> Result<Self, LoaderError> {
+        Self::new(sources, config, start, decoder, View::Train)
+    }
+
+    /// Every clip once, in order, centred, not augmented, decoded with FFmpeg. The last batch may be smaller. Clips
+    /// that cannot be read are left out and listed in the batch's `bad`.
+    ///
+    /// # Errors
+    /// A setting out of range.
+    pub fn eval(sources: Arc<[Source]>, config: LoaderConfig) -> Result<Self, LoaderError> {
+        Self::eval_with(sources, config, Arc::new(Ffmpeg))
+    }
+
+    /// [`Loader::eval`] with another decoder.
+    pub fn eval_with(
+        sources: Arc<[Source]>,
+        config: LoaderConfig,
+        decoder: Arc<dyn Decoder>,
+    ) -> Result<Self, LoaderError> {
+        Self::new(sources, config, Position::default(), decoder, View::Eval)
+    }
+
+    fn new(
+        sources: Arc<[Source]>,
+        config: LoaderConfig,
+        start: Position,
+        decoder: Arc<dyn Decoder>,
+        view: View,
+    ) -> Result<Self, LoaderError> {
+        config.check(&sources)?;
+        let samples = Samples::new(sources);
+        let clip_bytes = config.clip_bytes()?;
+        let (batches, epochs) = match view {
+            View::Train => (full_batches(samples.len, config.batch_size), config.epochs),
+            View::Eval => (samples.len.div_ceil(config.batch_size as u64), 1),
+        };
+        if view == View::Train && batches == 0 {
+            return Err(LoaderError::TooFewClips {
+                clips: samples.len,
+                batch_size: config.batch_size,
+            });
+        }
+        if view == View::Train && start.batch >= batches {
+            return Err(LoaderError::Start {
+                position: start,
+                batches,
+            });
+        }
+        let (jobs, jobs_out) = crossbeam_channel::unbounded();
+        let (reports_in, reports) = crossbeam_channel::unbounded();
+        let mut loader = Self {
+            pool: Arc::new(BufferPool::new(clip_bytes * config.batch_size)),
+            failures: Failures::new(samples.len, config.max_bad_share),
+            shared: Arc::new(Shared {
+                samples,
+                decoder,
+                config,
+                view,
+                stop: AtomicBool::new(false),
+            }),
+            jobs,
+            jobs_out,
+            reports,
+            reports_in,
+            workers: Vec::new(),
+            stalled: 0,
+            clip_bytes,
+            in_flight: VecDeque::new(),
+            begun: 0,
+            cursor: start,
+            batches,
+            epochs: if batches == 0 { 0 } else { epochs },
+            order: None,
+            waited: Duration::ZERO,
+            ended: false,
+        };
+        for _ in 0..loader.shared.config.threads() {
+            loader.spawn_worker()?;
+        }
+        loader.fill();
+        Ok(loader)
+    }
+
+    /// Batches in an epoch.
+    pub fn batches_per_epoch(&self) -> u64 {
+        self.batches
+    }
+
+    /// Clips of all sources.
+    pub fn num_clips(&self) -> u64 {
+        self.shared.samples.len
+    }
+
+    /// Time that the caller has spent waiting for batches so far.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// Bad samples in the batches given out so far.
+    pub fn failures(&self) -> &Failures {
+        &self.failures
+    }
+
+    fn spawn_worker(&mut self) -> Result<(), LoaderError> {
+        let number = self.workers.len() + self.stalled;
+        let worker = Worker::spawn(number, &self.shared, &self.jobs_out, &self.reports_in)?;
+        self.workers.push(worker);
+        Ok(())
+    }
+
+    /// Begins batches until `prefetch` are on their way.
+    fn fill(&mut self) {
+        while self.in_flight.len() < self.shared.config.prefetch && self.cursor.epoch < self.epochs
+        {
+            self.begin_batch();
+        }
+    }
+
+    fn begin_batch(&mut self) {
+        let position = self.cursor;
+        let order = self.order_of(position.epoch);
+        let Shared {
+            samples, config, ..
+        } = &*self.shared;
+        let start = position.batch * config.batch_size as u64;
+        let places = start..(start + config.batch_size as u64).min(samples.len);
+        let slots = (places.end - places.start) as usize;
+        for (slot, buffer) in self
+            .pool
+            .take(slots, self.clip_bytes)
+            .into_iter()
+            .enumerate()
+        {
+            let job = Job {
+                batch: self.begun,
+                slot,
+                epoch: position.epoch,
+                order: order.clone(),
+                places: places.clone(),
+                attempt: 0,
+                buffer,
+            };
+            // Cannot fail: `self` holds a receiver.
+            let _ = self.jobs.send(job);
+        }
+        self.begun += 1;
+        self.cursor = position.next(self.batches);
+        self.in_flight
+            .push_back(InFlight::new(position, self.cursor, slots));
+    }
+
+    fn order_of(&mut self, epoch: u64) -> Order {
+        if let Some((known, order)) = &self.order
+            && *known == epoch
+        {
+            return order.clone();
+        }
+        let order = match self.shared.view {
+            View::Eval => Order::InOrder,
+            View::Train => {
+                let order = EpochOrder {
+                    seed: self.shared.config.seed,
+                    epoch,
+                    len: self.shared.samples.len as u32,
+                };
+                Order::Shuffled(order.permutation().into())
+            }
+        };
+        self.order = Some((epoch, order.clone()));
+        order
+    }
+}
+
+impl Iterator for Loader {
+    type Item = Result<ClipBatch, LoaderError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let result = self.take().transpose();
+        self.ended = !matches!(result, Some(Ok(_)));
+        result
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        while self.jobs_out.try_recv().is_ok() {}
+        // Ends the threads that wait for a job.
+        self.jobs = crossbeam_channel::unbounded().0;
+        let deadline = Instant::now() + JOIN_WITHIN;
+        for worker in self.workers.drain(..) {
+            while !worker.thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if worker.thread.is_finished() {
+                // A panic outside the decoder was reported by the thread's own panic message.
+                let _ = worker.thread.join();
+            } else {
+                tracing::warn!("a decode thread hangs and is left behind");
+            }
+        }
+    }
+}

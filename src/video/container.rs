@@ -1,0 +1,362 @@
+//! An open video file: its demuxer, and what it tells about the video stream.
+
+use std::ffi::{CStr, CString, c_void};
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::ptr;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use ffmpeg_next::codec::packet::side_data::Type as SideData;
+use ffmpeg_next::ffi;
+use ffmpeg_next::format::context::Input;
+use ffmpeg_next::{Dictionary, Error, Packet, Stream, format};
+
+use super::VideoError;
+use super::bitstream::{Framing, Syntax};
+use super::index::Mistrust;
+use super::orientation::Orientation;
+
+/// A call that takes longer than this ends with [`VideoError::Timeout`]; the slowest honest work, counting the
+/// frames of an hour-long file that cannot be indexed, takes less.
+pub const CALL_LIMIT: Duration = Duration::from_secs(120);
+
+/// How often the demuxer may ask to be called again without giving anything.
+const MAX_RETRIES: u32 = 100;
+
+/// When the current call must be over, in ms since the program's first video; read by FFmpeg while it blocks.
+#[derive(Default)]
+struct Deadline(AtomicU64);
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+impl Deadline {
+    fn set(&self) {
+        let end = START.elapsed() + CALL_LIMIT;
+        self.0.store(end.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn is_over(&self) -> bool {
+        START.elapsed().as_millis() as u64 > self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// FFmpeg's interrupt callback: 1 stops a blocking operation.
+unsafe extern "C" fn interrupted(deadline: *mut c_void) -> i32 {
+    // SAFETY: the pointer is the `Deadline` of the container that registered this callback, which outlives it.
+    let deadline = unsafe { &*deadline.cast_const().cast::<Deadline>() };
+    i32::from(deadline.is_over())
+}
+
+/// A demuxer on the video stream of a file.
+pub struct Container {
+    // Dropped before the deadline that its callback reads.
+    input: Input,
+    deadline: Arc<Deadline>,
+    path: PathBuf,
+    stream: usize,
+}
+
+impl Container {
+    pub fn open(path: &Path) -> Result<Container, VideoError> {
+        set_up_ffmpeg();
+        let unreadable = |reason: String| VideoError::Unreadable {
+            path: path.to_owned(),
+            reason,
+        };
+        match fs::metadata(path) {
+            Ok(found) if found.is_file() => {}
+            Ok(_) => return Err(unreadable("not a regular file".into())),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(VideoError::Missing {
+                    path: path.to_owned(),
+                });
+            }
+            Err(error) => return Err(unreadable(error.to_string())),
+        }
+        // The system's own message for a file without permission says more than FFmpeg's.
+        File::open(path).map_err(|error| unreadable(error.to_string()))?;
+        let deadline = Arc::new(Deadline::default());
+        deadline.set();
+        let mut input = open_input(path, &deadline).map_err(|error| match error {
+            Error::Exit => timeout(path, "opening"),
+            error => unreadable(error.to_string()),
+        })?;
+        let stream = video_stream(&mut input).ok_or_else(|| VideoError::NoVideoStream {
+            path: path.to_owned(),
+        })?;
+        Ok(Container {
+            input,
+            deadline,
+            path: path.to_owned(),
+            stream,
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Starts the time limit of a call anew.
+    pub fn start_clock(&self) {
+        self.deadline.set();
+    }
+
+    /// # Errors
+    /// `Timeout` once the call has lasted too long.
+    pub fn check_clock(&self, operation: &'static str) -> Result<(), VideoError> {
+        if self.deadline.is_over() {
+            return Err(timeout(&self.path, operation));
+        }
+        Ok(())
+    }
+
+    pub fn stream(&self) -> Stream<'_> {
+        // SAFETY: the index was found among this context's streams, which never shrink.
+        unsafe { Stream::wrap(&self.input, self.stream) }
+    }
+
+    pub(super) fn raw_stream(&self) -> *mut ffi::AVStream {
+        // SAFETY: as in `stream`.
+        unsafe { *(*self.input.as_ptr()).streams.add(self.stream) }
+    }
+
+    /// The demuxer's short name, such as `mov,mp4,m4a,3gp,3g2,mj2`.
+    pub fn format(&self) -> &str {
+        // SAFETY: an open input has a format, whose name is a static string.
+        let name = unsafe { CStr::from_ptr((*(*self.input.as_ptr()).iformat).name) };
+        name.to_str().unwrap_or("")
+    }
+
+    /// Reads the next packet of the video stream; false at the end.
+    pub fn read_packet(&mut self, packet: &mut Packet) -> Result<bool, VideoError> {
+        let mut num_retries = 0;
+        loop {
+            self.check_clock("demuxing")?;
+            // `av_read_frame` overwrites the packet; what it held is let go here.
+            *packet = Packet::empty();
+            match packet.read(&mut self.input) {
+                Ok(()) if packet.stream() == self.stream => return Ok(true),
+                Ok(()) => {}
+                Err(Error::Exit) => return Err(timeout(&self.path, "demuxing")),
+                Err(Error::Other { errno }) if errno == ffmpeg_next::error::EAGAIN => {
+                    num_retries += 1;
+                    if num_retries > MAX_RETRIES {
+                        return Ok(false);
+                    }
+                }
+                // The ffmpeg program takes any other error for the end, too.
+                Err(_) => return Ok(false),
+            }
+        }
+    }
+
+    /// Moves to a key frame at or before `timestamp`; false when the demuxer cannot.
+    pub fn seek(&mut self, timestamp: i64) -> bool {
+        // SAFETY: a live context and one of its streams.
+        let result = unsafe {
+            ffi::av_seek_frame(
+                self.input.as_mut_ptr(),
+                self.stream as i32,
+                timestamp,
+                ffi::AVSEEK_FLAG_BACKWARD,
+            )
+        };
+        result >= 0
+    }
+
+    /// Width and height in pixels as stored; 0 when unknown.
+    pub fn size(&self) -> (u32, u32) {
+        // SAFETY: every stream has codec parameters.
+        let (width, height) = unsafe {
+            let parameters = &*(*self.raw_stream()).codecpar;
+            (parameters.width, parameters.height)
+        };
+        (width.max(0) as u32, height.max(0) as u32)
+    }
+
+    /// The number of frames that the container's header promises; 0 when it makes no promise.
+    pub fn declared_frames(&self) -> u64 {
+        u64::try_from(self.stream().frames()).unwrap_or(0)
+    }
+
+    /// Average frames per second: the container's word, else `num_frames` over the duration, else 0.
+    pub fn fps(&self, num_frames: u64) -> f64 {
+        let stream = self.stream();
+        let average = f64::from(stream.avg_frame_rate());
+        if average.is_finite() && average > 0.0 {
+            return average;
+        }
+        let duration_s = stream.duration().max(0) as f64 * f64::from(stream.time_base());
+        let average = num_frames as f64 / duration_s;
+        if num_frames > 1 && average.is_finite() && average > 0.0 {
+            return average;
+        }
+        let nominal = f64::from(stream.rate());
+        if nominal.is_finite() && nominal > 0.0 {
+            nominal
+        } else {
+            0.0
+        }
+    }
+
+    /// How the stored pictures are turned for display.
+    pub fn orientation(&self) -> Result<Orientation, VideoError> {
+        let stream = self.stream();
+        let matrix = stream
+            .side_data()
+            .find(|data| data.kind() == SideData::DisplayMatrix);
+        let Some(matrix) = matrix.filter(|matrix| matrix.data().len() >= 36) else {
+            return Ok(Orientation::default());
+        };
+        let number = |at: usize| {
+            let bytes = &matrix.data()[4 * at..4 * at + 4];
+            bytes.try_into().map_or(0, i32::from_ne_bytes)
+        };
+        let matrix = [number(0), number(1), number(3), number(4)];
+        Orientation::from_matrix(matrix).ok_or_else(|| VideoError::Rotation {
+            path: self.path.clone(),
+            matrix,
+        })
+    }
+
+    /// Whether packets are protected by a key that we do not have.
+    pub fn is_encrypted(&self, packet: &Packet) -> bool {
+        packet
+            .side_data()
+            .any(|data| data.kind() == SideData::EncryptionInfo)
+    }
+
+    /// How to read the stream's packets, if one packet can be told to be one picture.
+    pub fn syntax(&self) -> Result<Syntax, Mistrust> {
+        // SAFETY: every stream has codec parameters; `extradata` holds `extradata_size` bytes; codec
+        // descriptors are static.
+        let (parameters, config, intra_only) = unsafe {
+            let parameters = &*(*self.raw_stream()).codecpar;
+            let config = match usize::try_from(parameters.extradata_size) {
+                Ok(len) if !parameters.extradata.is_null() => {
+                    std::slice::from_raw_parts(parameters.extradata, len)
+                }
+                _ => &[],
+            };
+            let descriptor = ffi::avcodec_descriptor_get(parameters.codec_id).as_ref();
+            let intra = |d: &ffi::AVCodecDescriptor| d.props & ffi::AV_CODEC_PROP_INTRA_ONLY;
+            (
+                parameters,
+                config,
+                descriptor.is_some_and(|d| intra(d) != 0),
+            )
+        };
+        use ffi::{AVCodecID as Id, AVFieldOrder as Fields};
+        if !matches!(
+            parameters.field_order,
+            Fields::AV_FIELD_UNKNOWN | Fields::AV_FIELD_PROGRESSIVE
+        ) {
+            return Err("interlaced: a packet may be half a picture");
+        }
+        match parameters.codec_id {
+            Id::AV_CODEC_ID_H264 => Ok(Syntax::H264(Framing::from_config(config, 4))),
+            Id::AV_CODEC_ID_HEVC => Ok(Syntax::Hevc(Framing::from_config(config, 21))),
+            Id::AV_CODEC_ID_MPEG4 => Ok(Syntax::Mpeg4),
+            Id::AV_CODEC_ID_VP8 => Ok(Syntax::Vp8),
+            Id::AV_CODEC_ID_VP9 => Ok(Syntax::Vp9),
+            Id::AV_CODEC_ID_AV1 => Ok(Syntax::OneToOne),
+            _ if intra_only => Ok(Syntax::OneToOne),
+            _ => Err("a codec whose packets are not known to be one picture each"),
+        }
+    }
+
+    /// # Errors
+    /// `Encrypted`.
+    pub fn refuse_encrypted(&self, packet: &Packet) -> Result<(), VideoError> {
+        if self.is_encrypted(packet) {
+            return Err(VideoError::Encrypted {
+                path: self.path.clone(),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn timeout(path: &Path, operation: &'static str) -> VideoError {
+    VideoError::Timeout {
+        path: path.to_owned(),
+        operation,
+        limit_s: CALL_LIMIT.as_secs(),
+    }
+}
+
+/// FFmpeg reports harmless oddities of files on stderr; what matters comes back as an error value.
+fn set_up_ffmpeg() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        ffmpeg_next::log::set_level(ffmpeg_next::log::Level::Quiet);
+        // Without this table the wrapper's errors print as nothing.
+        ffmpeg_next::util::error::register_all();
+    });
+}
+
+fn open_input(path: &Path, deadline: &Arc<Deadline>) -> Result<Input, Error> {
+    // The prefix keeps a colon in a name from being read as a protocol.
+    let mut url = b"file:".to_vec();
+    url.extend(path.as_os_str().as_encoded_bytes());
+    let url = CString::new(url).map_err(|_| Error::InvalidData)?;
+    let mut options = Dictionary::new();
+    // A playlist must not reach for other machines.
+    options.set("protocol_whitelist", "file");
+    // SAFETY: `avformat_open_input` takes the context over and frees it when it fails; the deadline lives as
+    // long as the container that owns the context; the dictionary is taken out of its wrapper and freed here.
+    unsafe {
+        let mut context = ffi::avformat_alloc_context();
+        if context.is_null() {
+            return Err(Error::Other {
+                errno: ffmpeg_next::error::ENOMEM,
+            });
+        }
+        (*context).interrupt_callback = ffi::AVIOInterruptCB {
+            callback: Some(interrupted),
+            opaque: Arc::as_ptr(deadline).cast_mut().cast(),
+        };
+        let mut options = options.disown();
+        let result =
+            ffi::avformat_open_input(&mut context, url.as_ptr(), ptr::null_mut(), &mut options);
+        ffi::av_dict_free(&mut options);
+        if result < 0 {
+            return Err(Error::from(result));
+        }
+        let input = format::context::Input::wrap(context);
+        let result = ffi::avformat_find_stream_info(context, ptr::null_mut());
+        if result < 0 {
+            return Err(Error::from(result));
+        }
+        Ok(input)
+    }
+}
+
+/// The stream that FFmpeg holds for the main one; all others are switched off. Cover pictures do not count.
+fn video_stream(input: &mut Input) -> Option<usize> {
+    // SAFETY: a live context; the indices stay below `nb_streams`.
+    unsafe {
+        let context = input.as_mut_ptr();
+        let best = ffi::av_find_best_stream(
+            context,
+            ffi::AVMediaType::AVMEDIA_TYPE_VIDEO,
+            -1,
+            -1,
+            ptr::null_mut(),
+            0,
+        );
+        let best = usize::try_from(best).ok()?;
+        for at in 0..(*context).nb_streams as usize {
+            if at != best {
+                (**(*context).streams.add(at)).discard = ffi::AVDiscard::AVDISCARD_ALL;
+            }
+        }
+        let disposition = (**(*context).streams.add(best)).disposition;
+        let is_cover = disposition & ffi::AV_DISPOSITION_ATTACHED_PIC != 0;
+        (!is_cover).then_some(best)
+    }
+}

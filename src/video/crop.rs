@@ -1,0 +1,174 @@
+//! Which part of the picture a clip uses: drawn for training, central for evaluation.
+
+use rand::Rng;
+
+/// Rectangle in display pixels (after rotation), inside the frame.
+///
+/// Note [Chroma alignment]: where chroma is subsampled, the decoder rounds the left and top edge down to the
+/// chroma grid (an even number for 4:2:0) and keeps width and height, so the crop moves by at most one pixel.
+/// FFmpeg's `crop` filter rounds likewise, and also shortens odd sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CropBox {
+    pub x: u32,
+    pub y: u32,
+    pub width: u32,
+    pub height: u32,
+}
+
+impl CropBox {
+    /// The whole picture.
+    pub fn full(width: u32, height: u32) -> CropBox {
+        CropBox {
+            x: 0,
+            y: 0,
+            width,
+            height,
+        }
+    }
+
+    /// Whether the rectangle has an area and lies within `width` x `height`.
+    pub fn fits(&self, width: u32, height: u32) -> bool {
+        let inside =
+            |start: u32, len: u32, limit: u32| len > 0 && len <= limit && start <= limit - len;
+        inside(self.x, self.width, width) && inside(self.y, self.height, height)
+    }
+}
+
+/// How often a drawn rectangle may fail to fit (torchvision's `RandomResizedCrop`, AVION's decoder).
+const TRIES: u32 = 10;
+
+/// A rectangle of random area and aspect ratio at a random place.
+///
+/// The area is `width * height * U(scale)`, the aspect ratio (width / height) `exp(U(ln ratio))`; after ten
+/// rectangles that do not fit, the largest central one of an allowed ratio is used. Offsets are uniform in
+/// `0..=width - w` as in torchvision (AVION's decoder goes one further and clamps).
+///
+/// `scale` and `ratio` are `[lowest, highest]`.
+///
+/// # Source
+/// torchvision `RandomResizedCrop.get_params`; AVION's decord fork, `use_rrc`.
+pub fn random_resized_crop(
+    width: u32,
+    height: u32,
+    scale: [f64; 2],
+    ratio: [f64; 2],
+    rng: &mut impl Rng,
+) -> CropBox {
+    let (full_w, full_h) = (f64::from(width), f64::from(height));
+    for _ in 0..TRIES {
+        let area = full_w * full_h * uniform(scale, rng);
+        let aspect = uniform([ratio[0].ln(), ratio[1].ln()], rng).exp();
+        let w = (area * aspect).sqrt().round() as u32;
+        let h = (area / aspect).sqrt().round() as u32;
+        if (1..=width).contains(&w) && (1..=height).contains(&h) {
+            return CropBox {
+                x: rng.random_range(0..=width - w),
+                y: rng.random_range(0..=height - h),
+                width: w,
+                height: h,
+            };
+        }
+    }
+    let aspect = full_w / full_h;
+    let (w, h) = if aspect < ratio[0] {
+        (width, (full_w / ratio[0]).round() as u32)
+    } else if aspect > ratio[1] {
+        ((full_h * ratio[1]).round() as u32, height)
+    } else {
+        (width, height)
+    };
+    central(width, height, w.clamp(1, width), h.clamp(1, height))
+}
+
+/// The central square of the short side, offsets rounded down (AVION's `use_rcc`, used for all evaluation).
+pub fn center_square(width: u32, height: u32) -> CropBox {
+    let side = width.min(height);
+    central(width, height, side, side)
+}
+
+fn central(width: u32, height: u32, w: u32, h: u32) -> CropBox {
+    CropBox {
+        x: (width - w) / 2,
+        y: (height - h) / 2,
+        width: w,
+        height: h,
+    }
+}
+
+fn uniform([low, high]: [f64; 2], rng: &mut impl Rng) -> f64 {
+    low + (high - low) * rng.random::<f64>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    #[test]
+    fn drawn_crops_fit_and_fill_their_ranges() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let (mut left, mut right, mut sum) = (false, false, 0.0);
+        let num_draws = 20_000;
+        for _ in 0..num_draws {
+            let crop = random_resized_crop(320, 240, [0.5, 1.0], [3.0 / 4.0, 4.0 / 3.0], &mut rng);
+            assert!(crop.fits(320, 240), "{crop:?}");
+            let area = f64::from(crop.width) * f64::from(crop.height) / (320.0 * 240.0);
+            assert!((0.49..=1.0).contains(&area), "{crop:?}");
+            let aspect = f64::from(crop.width) / f64::from(crop.height);
+            assert!((0.74..=1.35).contains(&aspect), "{crop:?}");
+            left |= crop.width < 320 && crop.x == 0;
+            right |= crop.width < 320 && crop.x + crop.width == 320;
+            sum += area;
+        }
+        assert!(left && right, "an edge is never reached");
+        // Draws that do not fit are the large ones, so the mean lies below the 0.75 of U(0.5, 1).
+        let mean = sum / f64::from(num_draws);
+        assert!((0.66..0.75).contains(&mean), "{mean}");
+    }
+
+    #[test]
+    fn falls_back_to_the_centre() {
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        let wide = random_resized_crop(1000, 100, [1.0, 1.0], [0.75, 1.5], &mut rng);
+        let expected = CropBox {
+            x: 425,
+            y: 0,
+            width: 150,
+            height: 100,
+        };
+        assert_eq!(wide, expected);
+        let tall = random_resized_crop(90, 1000, [1.0, 1.0], [0.75, 1.5], &mut rng);
+        let expected = CropBox {
+            x: 0,
+            y: 440,
+            width: 90,
+            height: 120,
+        };
+        assert_eq!(tall, expected);
+        let fixed = random_resized_crop(64, 48, [2.0, 2.0], [0.5, 2.0], &mut rng);
+        assert_eq!(fixed, CropBox::full(64, 48));
+    }
+
+    #[test]
+    fn the_same_seed_draws_the_same_crops() {
+        let draw = || {
+            let mut rng = ChaCha8Rng::seed_from_u64(7);
+            [(); 8].map(|()| random_resized_crop(511, 287, [0.08, 1.0], [0.75, 1.3], &mut rng))
+        };
+        assert_eq!(draw(), draw());
+    }
+
+    #[test]
+    fn center_square_rounds_down() {
+        let expected = CropBox {
+            x: 2,
+            y: 0,
+            width: 3,
+            height: 3,
+        };
+        assert_eq!(center_square(8, 3), expected);
+        assert_eq!(center_square(3, 8).y, 2);
+        assert_eq!(center_square(5, 5), CropBox::full(5, 5));
+    }
+}

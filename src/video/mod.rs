@@ -1,0 +1,42 @@
+//! From a video file to cropped, scaled RGB frames.
+//!
+//! ```text
+//! path -> container (demuxer, index) -> plan (seek or count) -> decoder -> crop + scale -> u8 RGB
+//! ```
+//!
+//! Frame `k` always means the `k`-th picture that FFmpeg shows when it decodes the whole file in order, edit
+//! lists applied. [`VideoReader`] seeks when the index proves where that picture lies, checks the prediction
+//! against what comes out of the decoder, and counts pictures from the start when anything does not fit.
+
+pub mod crop;
+mod error;
+
+#[cfg(feature = "video")]
+mod bitstream;
+#[cfg(feature = "video")]
+mod container;
+#[cfg(feature = "video")]
+mod decoder;
+#[cfg(feature = "video")]
+mod index;
+#[cfg(feature = "video")]
+mod indexing;
+#[cfg(feature = "video")]
+mod orientation;
+#[cfg(feature = "video")]
+mod reader;
+#[cfg(feature = "video")]
+mod scale;
+#[cfg(feature = "video")]
+mod seek;
+#[cfg(feature = "video")]
+mod sequential;
+#[cfg(not(feature = "video"))]
+mod unavailable;
+
+pub use crop::{CropBox, center_square, random_resized_crop};
+pub use error::VideoError;
+#[cfg(feature = "video")]
+pub use reader::VideoReader;
+#[cfg(not(feature = "video"))]
+pub use unavailable::VideoReader;
