@@ -102,28 +102,26 @@ fn adamw_kernel<C: Float>(
     #[comptime] with_copy: bool,
 ) {
     let i = ABSOLUTE_POS;
-    if i < len as usize {
-        if stats[2usize] > 0.5 {
-            let p = update_element(
-                params,
-                grads,
-                moment1,
-                moment2,
-                groups,
-                hyper,
-                stats[1usize],
-                i,
-                lr,
-                beta1,
-                beta2,
-                eps,
-                bias1,
-                sqrt_bias2,
-            );
-            params[i] = p;
-            if comptime!(with_copy) {
-                copy[i] = C::cast_from(p);
-            }
+    if i < len as usize && stats[2usize] > 0.5 {
+        let p = update_element(
+            params,
+            grads,
+            moment1,
+            moment2,
+            groups,
+            hyper,
+            stats[1usize],
+            i,
+            lr,
+            beta1,
+            beta2,
+            eps,
+            bias1,
+            sqrt_bias2,
+        );
+        params[i] = p;
+        if comptime!(with_copy) {
+            copy[i] = C::cast_from(p);
         }
     }
 }
@@ -132,11 +130,7 @@ fn adamw_kernel<C: Float>(
 ///
 /// # Errors
 /// [`KernelError::Shape`] when `len` is not a multiple of [`BLOCK`].
-pub fn adamw<R: Runtime>(
-    client: &ComputeClient<R>,
-    buffers: AdamwBuffers,
-    step: AdamwStep,
-) -> Result<(), KernelError> {
+pub fn adamw<R: Runtime>(client: &ComputeClient<R>, buffers: AdamwBuffers, step: AdamwStep) -> Result<(), KernelError> {
     let len = buffers.len;
     if !len.is_multiple_of(BLOCK) {
         return Err(KernelError::Shape {
@@ -182,15 +176,7 @@ pub fn adamw<R: Runtime>(
 }
 
 /// The same for one element in f64: `(p, m, v)` after the update with learning rate `lr` and decay `decay`.
-pub fn reference(
-    p: f64,
-    g: f64,
-    m: f64,
-    v: f64,
-    lr: f64,
-    decay: f64,
-    step: &AdamwStep,
-) -> (f64, f64, f64) {
+pub fn reference(p: f64, g: f64, m: f64, v: f64, lr: f64, decay: f64, step: &AdamwStep) -> (f64, f64, f64) {
     let (b1, b2) = (step.beta1 as f64, step.beta2 as f64);
     let m = b1 * m + (1.0 - b1) * g;
     let v = b2 * v + (1.0 - b2) * g * g;

@@ -4,10 +4,5 @@
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KernelError {
     #[error("{kernel}: {what}: expected {expected}, got {got}")]
-    Shape {
-        kernel: &'static str,
-        what: &'static str,
-        expected: String,
-        got: String,
-    },
+    Shape { kernel: &'static str, what: &'static str, expected: String, got: String },
 }

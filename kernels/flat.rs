@@ -49,9 +49,7 @@ pub fn accumulate<R: Runtime>(client: &ComputeClient<R>, src: Handle, kind: Floa
 pub fn clear<R: Runtime>(client: &ComputeClient<R>, dst: Handle, len: usize) {
     let (count, dim) = grid(len);
     // SAFETY: `dst` holds `len` elements and the kernel checks its position against `len`.
-    unsafe {
-        clear_kernel::launch_unchecked::<R>(client, count, dim, ArrayArg::from_raw_parts(dst, len), len as u32)
-    };
+    unsafe { clear_kernel::launch_unchecked::<R>(client, count, dim, ArrayArg::from_raw_parts(dst, len), len as u32) };
 }
 
 /// `dst = src`, from f32 to `kind`, for `[len]`.

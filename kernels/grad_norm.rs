@@ -116,16 +116,7 @@ pub fn grad_norm<R: Runtime>(
 
 /// The same in f64: `(norm, scale, finite)`.
 pub fn reference(gradient: &[f32], factor: f64, max_norm: f64) -> (f64, f64, bool) {
-    let norm = gradient
-        .iter()
-        .map(|&g| (g as f64).powi(2))
-        .sum::<f64>()
-        .sqrt()
-        * factor;
-    let clip = if max_norm > 0.0 {
-        (max_norm / (norm + 1e-6)).min(1.0)
-    } else {
-        1.0
-    };
+    let norm = gradient.iter().map(|&g| (g as f64).powi(2)).sum::<f64>().sqrt() * factor;
+    let clip = if max_norm > 0.0 { (max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
     (norm, factor * clip, norm.is_finite())
 }

@@ -13,10 +13,10 @@
 //! Arguments are flat [`Handle`]s with lengths (never tensors with strides): on CUDA an `Array` launch costs about
 //! 4 us of host time, a `Tensor` launch about 9.
 
-pub mod flat;
-pub mod gemm;
 pub mod adamw;
 pub mod error;
+pub mod flat;
+pub mod gemm;
 pub mod grad_norm;
 pub mod launch;
 pub mod patch_ingest;

@@ -37,26 +37,14 @@ impl PatchGrid {
     }
 
     fn check(&self) -> Result<(), KernelError> {
-        let error = |what, expected: String, got: String| KernelError::Shape {
-            kernel: "patch_ingest",
-            what,
-            expected,
-            got,
-        };
+        let error =
+            |what, expected: String, got: String| KernelError::Shape { kernel: "patch_ingest", what, expected, got };
         if self.patch_px == 0 || !self.image_px.is_multiple_of(self.patch_px) {
             let expected = format!("a multiple of the patch, {} px", self.patch_px);
-            return Err(error(
-                "image size",
-                expected,
-                format!("{} px", self.image_px),
-            ));
+            return Err(error("image size", expected, format!("{} px", self.image_px)));
         }
         if self.padded_bytes() > u32::MAX as usize {
-            return Err(error(
-                "frames",
-                "at most 4 GiB".into(),
-                format!("{} bytes", self.padded_bytes()),
-            ));
+            return Err(error("frames", "at most 4 GiB".into(), format!("{} bytes", self.padded_bytes())));
         }
         Ok(())
     }
@@ -89,10 +77,7 @@ fn patch_ingest_kernel<F: Float>(
         let grid = comptime!(image_px / patch_px);
         let i = position as u32;
         let (row, column) = (i / columns, i % columns);
-        let (channel, inside) = (
-            column / comptime!(patch_px * patch_px),
-            column % comptime!(patch_px * patch_px),
-        );
+        let (channel, inside) = (column / comptime!(patch_px * patch_px), column % comptime!(patch_px * patch_px));
         let (image, patch) = (row / comptime!(grid * grid), row % comptime!(grid * grid));
         let y = (patch / grid) * patch_px + inside / patch_px;
         let x = (patch % grid) * patch_px + inside % patch_px;

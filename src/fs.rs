@@ -20,11 +20,7 @@ pub enum WriteError {
     )]
     DiskFull { path: PathBuf, needed_bytes: u64 },
     #[error("cannot {action} {path}", path = path.display())]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    Io { action: &'static str, path: PathBuf, source: io::Error },
 }
 
 impl WriteError {
@@ -32,14 +28,8 @@ impl WriteError {
     pub fn new(action: &'static str, path: &Path, needed_bytes: u64, source: io::Error) -> Self {
         let path = path.to_path_buf();
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Self::DiskFull { path, needed_bytes }
-            }
-            _ => Self::Io {
-                action,
-                path,
-                source,
-            },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path, needed_bytes },
+            _ => Self::Io { action, path, source },
         }
     }
 }
@@ -50,10 +40,7 @@ impl WriteError {
 /// # Errors
 /// [`WriteError::DiskFull`] (naming the bytes asked for until then) and [`WriteError::Io`],
 /// also for errors that `write` returns. The old file is then still there.
-pub fn write_atomic(
-    path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-) -> Result<(), WriteError> {
+pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), WriteError> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -80,10 +67,7 @@ pub fn write_synced(
     asked: &mut u64,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut writer = Counting {
-        inner: BufWriter::with_capacity(1 << 20, File::create(path)?),
-        asked,
-    };
+    let mut writer = Counting { inner: BufWriter::with_capacity(1 << 20, File::create(path)?), asked };
     write(&mut writer)?;
     writer.flush()?;
     writer.inner.get_ref().sync_all()
@@ -140,11 +124,7 @@ pub fn temporary_sibling(path: &Path) -> PathBuf {
 pub fn clean_leftovers(folder: &Path) -> Result<Vec<PathBuf>, WriteError> {
     let failed = |path: &Path| {
         let path = path.to_path_buf();
-        move |source| WriteError::Io {
-            action: "clean up",
-            path,
-            source,
-        }
+        move |source| WriteError::Io { action: "clean up", path, source }
     };
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(failed(folder))? {
@@ -216,10 +196,8 @@ mod tests {
     use super::*;
 
     fn names(folder: &Path) -> Vec<String> {
-        let mut names: Vec<String> = fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<String> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -245,18 +223,9 @@ mod tests {
             Err(io::ErrorKind::StorageFull.into())
         })
         .unwrap_err();
-        assert!(matches!(
-            error,
-            WriteError::DiskFull {
-                needed_bytes: 5000,
-                ..
-            }
-        ));
+        assert!(matches!(error, WriteError::DiskFull { needed_bytes: 5000, .. }));
         let text = error.to_string();
-        assert!(
-            text.contains("model.safetensors needs 5000 bytes"),
-            "{text}"
-        );
+        assert!(text.contains("model.safetensors needs 5000 bytes"), "{text}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
         assert_eq!(names(folder.path()), ["model.safetensors"]);
     }
@@ -266,10 +235,7 @@ mod tests {
     #[test]
     fn the_systems_own_error_is_recognised() {
         let mut asked = 0;
-        let error = write_synced(Path::new("/dev/full"), &mut asked, |out| {
-            out.write_all(&[0; 3 << 20])
-        })
-        .unwrap_err();
+        let error = write_synced(Path::new("/dev/full"), &mut asked, |out| out.write_all(&[0; 3 << 20])).unwrap_err();
         let error = WriteError::new("write", Path::new("x"), asked, error);
         assert!(matches!(error, WriteError::DiskFull { .. }), "{error}");
     }
@@ -297,17 +263,7 @@ mod tests {
             fs::write(at(mine), "mine").unwrap();
         }
         assert_eq!(clean_leftovers(folder.path()).unwrap().len(), 4);
-        assert_eq!(
-            names(folder.path()),
-            [
-                ".hidden",
-                ".notes.tmp-x-1",
-                ".tmp-1-1",
-                "a.tmp-1-1",
-                "step-1",
-                "step-3"
-            ]
-        );
+        assert_eq!(names(folder.path()), [".hidden", ".notes.tmp-x-1", ".tmp-1-1", "a.tmp-1-1", "step-1", "step-3"]);
     }
 
     #[test]

@@ -11,6 +11,8 @@
 //! `head_dim`, `width` (of a tower, never pixels), `embed` (of the space video and text share).
 
 pub mod checkpoint;
+pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod data;
 pub mod device;
@@ -19,6 +21,9 @@ pub mod fs;
 pub mod loss;
 pub mod model;
 pub mod ops;
+pub mod optim;
 pub mod report;
+pub mod task;
 pub mod text;
+pub mod train;
 pub mod video;

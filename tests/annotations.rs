@@ -41,12 +41,7 @@ fn captions(clip: &Clip) -> Vec<&str> {
 }
 
 fn config(format: SourceFormat, annotations: PathBuf) -> SourceConfig {
-    SourceConfig {
-        format,
-        annotations,
-        root: "videos".into(),
-        ..SourceConfig::default()
-    }
+    SourceConfig { format, annotations, root: "videos".into(), ..SourceConfig::default() }
 }
 
 /// `pickle.dumps([('a/b', 1.5, 3, 'x'), ('a/b', FIELDS, ['y', 'z'], [0.1])], 0)` with the second record's times given.
@@ -58,36 +53,17 @@ fn pickled(times: &str) -> String {
 fn ego4d_records_become_clips() {
     let folder = Scratch::new();
     let path = folder.file("train.pkl", pickled("I9\nF-2.5\n"));
-    let source = load(&SourceConfig {
-        chunk_s: 15.0,
-        fps: 30.0,
-        ..config(SourceFormat::Ego4d, path)
-    })
-    .unwrap();
+    let source = load(&SourceConfig { chunk_s: 15.0, fps: 30.0, ..config(SourceFormat::Ego4d, path) }).unwrap();
     assert_eq!(source.name, "train");
     assert_eq!(source.root, Path::new("videos"));
     assert_eq!(source.fps, Some(30.0));
-    assert_eq!(
-        source.layout,
-        Layout::Chunked {
-            chunk_s: 15.0,
-            extension: "mp4".into()
-        }
-    );
-    let [first, second] = &source.clips[..] else {
-        panic!("{:?}", source.clips)
-    };
-    assert_eq!(
-        (&*first.video, first.start_s, first.end_s),
-        ("a/b", 1.5, 3.0)
-    );
+    assert_eq!(source.layout, Layout::Chunked { chunk_s: 15.0, extension: "mp4".into() });
+    let [first, second] = &source.clips[..] else { panic!("{:?}", source.clips) };
+    assert_eq!((&*first.video, first.start_s, first.end_s), ("a/b", 1.5, 3.0));
     assert_eq!(first.captions, Captions::One("x".into()));
     // an end before its start is for the loader to count, not for us to refuse
     assert_eq!((second.start_s, second.end_s), (9.0, -2.5));
-    assert_eq!(
-        second.captions,
-        Captions::Many(vec!["y".into(), "z".into()])
-    );
+    assert_eq!(second.captions, Captions::Many(vec!["y".into(), "z".into()]));
     assert!(std::sync::Arc::ptr_eq(&first.video, &second.video));
 }
 
@@ -95,34 +71,14 @@ fn ego4d_records_become_clips() {
 fn ego4d_errors_name_record_and_field() {
     let folder = Scratch::new();
     let cases: [(&str, &[&str]); 9] = [
-        (
-            &pickled("VA\nI1\n"),
-            &[
-                "bad.pkl: record 1",
-                "field start",
-                "a number of seconds",
-                "str \"A\"",
-            ],
-        ),
+        (&pickled("VA\nI1\n"), &["bad.pkl: record 1", "field start", "a number of seconds", "str \"A\""]),
         (&pickled("I1\nN"), &["record 1", "field end", "found None"]),
-        (
-            "(l(I1\nI1\nI1\nVx\nta.",
-            &["record 0", "field video: expected a str, found int 1"],
-        ),
+        ("(l(I1\nI1\nI1\nVx\nta.", &["record 0", "field video: expected a str, found int 1"]),
         ("(l(Vv\nI1\nI1\nI7\nta.", &["field caption", "found int 7"]),
-        (
-            "(l(Vv\nI1\nI1\n(lta.",
-            &["field caption", "non-empty", "list of length 0"],
-        ),
-        (
-            "(l(Vv\nI1\nI1\n(lVa\naI5\nata.",
-            &["field caption", "found int 5"],
-        ),
+        ("(l(Vv\nI1\nI1\n(lta.", &["field caption", "non-empty", "list of length 0"]),
+        ("(l(Vv\nI1\nI1\n(lVa\naI5\nata.", &["field caption", "found int 5"]),
         ("(l(Vv\nI1\nI1\nta.", &["record 0", "tuple of length 3"]),
-        (
-            "(l(V../v\nI1\nI1\nVx\nta.",
-            &["record 0", "\"../v\"", "'..'"],
-        ),
+        ("(l(V../v\nI1\nI1\nVx\nta.", &["record 0", "\"../v\"", "'..'"]),
         ("(d.", &["not a readable pickle"]),
     ];
     for (content, expected) in cases {
@@ -173,14 +129,8 @@ fn ego4d_files_of_every_protocol_hold_what_was_written() {
 fn tables_of_every_form_agree() {
     let folder = Scratch::new();
     let files = [
-        (
-            "a.csv",
-            "caption,end,video,start,note\n\"cut, slowly\",00:01:02.50,v1,60.25,n\nwash,2,v2,1,\n",
-        ),
-        (
-            "a.tsv",
-            "video\tstart\tend\tcaption\r\nv1\t60.25\t62.5\tcut, slowly\r\nv2\t1\t2\twash\r\n",
-        ),
+        ("a.csv", "caption,end,video,start,note\n\"cut, slowly\",00:01:02.50,v1,60.25,n\nwash,2,v2,1,\n"),
+        ("a.tsv", "video\tstart\tend\tcaption\r\nv1\t60.25\t62.5\tcut, slowly\r\nv2\t1\t2\twash\r\n"),
         (
             "a.jsonl",
             "\u{feff}{\"video\":\"v1\",\"start\":60.25,\"end\":\"00:01:02.5\",\"caption\":\"cut, slowly\"}\n\n{\"video\":\"v2\",\"start\":1,\"end\":2,\"caption\":\"wash\",\"x\":0}",
@@ -189,26 +139,15 @@ fn tables_of_every_form_agree() {
     for (name, content) in files {
         let clips = read_table(&folder.file(name, content)).unwrap();
         assert_eq!(clips.len(), 2, "{name}");
-        assert_eq!(
-            (&*clips[0].video, clips[0].start_s, clips[0].end_s),
-            ("v1", 60.25, 62.5)
-        );
+        assert_eq!((&*clips[0].video, clips[0].start_s, clips[0].end_s), ("v1", 60.25, 62.5));
         assert_eq!(captions(&clips[0]), ["cut, slowly"]);
         assert_eq!(captions(&clips[1]), ["wash"]);
     }
-    let many = folder.file(
-        "b.jsonl",
-        r#"{"video":"v","start":0,"end":1,"caption":["a","b"]}"#,
-    );
+    let many = folder.file("b.jsonl", r#"{"video":"v","start":0,"end":1,"caption":["a","b"]}"#);
     let source = load(&config(SourceFormat::Table, many)).unwrap();
     assert_eq!(captions(&source.clips[0]), ["a", "b"]);
     assert_eq!(source.fps, None);
-    assert_eq!(
-        source.layout,
-        Layout::Whole {
-            extension: "mp4".into()
-        }
-    );
+    assert_eq!(source.layout, Layout::Whole { extension: "mp4".into() });
 }
 
 #[test]
@@ -222,16 +161,8 @@ fn table_errors_name_the_line() {
             format!("{header}v,0,1,a\nv,zero,1,a\n"),
             "line 3: field start: expected seconds or hh:mm:ss.ff, found \"zero\"",
         ),
-        (
-            "a.csv",
-            format!("{header}v,0,1,\"a\nb\"\nv,0,1:2,a\n"),
-            "line 4: field end",
-        ),
-        (
-            "a.csv",
-            format!("{header}v,0,1\n"),
-            "line 2: not a well-formed row: it has 3 fields, the header 4",
-        ),
+        ("a.csv", format!("{header}v,0,1,\"a\nb\"\nv,0,1:2,a\n"), "line 4: field end"),
+        ("a.csv", format!("{header}v,0,1\n"), "line 2: not a well-formed row: it has 3 fields, the header 4"),
         (
             "a.csv",
             format!("{header}/etc/passwd,0,1,a\n"),
@@ -242,56 +173,24 @@ fn table_errors_name_the_line() {
             "video,start,end,text\n".into(),
             "lacks the column \"caption\"; it has [\"video\", \"start\", \"end\", \"text\"]",
         ),
-        (
-            "a.jsonl",
-            format!("{row}\n\n{{\"video\":"),
-            "line 3: not a well-formed row: EOF",
-        ),
-        (
-            "a.jsonl",
-            format!("{row}\n[1]"),
-            "line 2: not a well-formed row",
-        ),
-        (
-            "a.jsonl",
-            row.replace("\"v\"", "3"),
-            "line 1: field video: expected a string, found \"3\"",
-        ),
+        ("a.jsonl", format!("{row}\n\n{{\"video\":"), "line 3: not a well-formed row: EOF"),
+        ("a.jsonl", format!("{row}\n[1]"), "line 2: not a well-formed row"),
+        ("a.jsonl", row.replace("\"v\"", "3"), "line 1: field video: expected a string, found \"3\""),
         (
             "a.jsonl",
             row.replace("\"start\":0,", ""),
             "line 1: field start: expected seconds or hh:mm:ss.ff, found nothing",
         ),
-        (
-            "a.jsonl",
-            row.replace("\"a\"", "[]"),
-            "line 1: field caption: expected a string or a non-empty list",
-        ),
-        (
-            "a.jsonl",
-            row.replace("\"a\"", "[\"a\",1]"),
-            "line 1: field caption",
-        ),
-        (
-            "a.txt",
-            String::new(),
-            "tables end in .csv, .tsv or .jsonl, this file in \"txt\"",
-        ),
+        ("a.jsonl", row.replace("\"a\"", "[]"), "line 1: field caption: expected a string or a non-empty list"),
+        ("a.jsonl", row.replace("\"a\"", "[\"a\",1]"), "line 1: field caption"),
+        ("a.txt", String::new(), "tables end in .csv, .tsv or .jsonl, this file in \"txt\""),
     ];
     for (name, content, expected) in cases {
-        let error = read_table(&folder.file(name, content))
-            .unwrap_err()
-            .to_string();
+        let error = read_table(&folder.file(name, content)).unwrap_err().to_string();
         assert!(error.contains(expected), "{error} lacks {expected}");
     }
-    let error =
-        read_table(&folder.file("a.csv", b"video,start,end,caption\nv,0,1,\xff\n")).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("line 2: not a well-formed row: not UTF-8"),
-        "{error}"
-    );
+    let error = read_table(&folder.file("a.csv", b"video,start,end,caption\nv,0,1,\xff\n")).unwrap_err();
+    assert!(error.to_string().contains("line 2: not a well-formed row: not UTF-8"), "{error}");
 }
 
 const SEGMENTS: &str = "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,stop_frame,narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes
@@ -312,39 +211,20 @@ fn ek100_joins_clips_and_captions_by_id() {
     };
     let retrieval = ek100::load_retrieval(&base).unwrap();
     let clips = &retrieval.source.clips;
-    assert_eq!(
-        (&*clips[1].video, clips[1].start_s, clips[1].end_s),
-        ("P01/P01_11", 61.56, 3602.45)
-    );
+    assert_eq!((&*clips[1].video, clips[1].start_s, clips[1].end_s), ("P01/P01_11", 61.56, 3602.45));
     assert_eq!(captions(&clips[1]), ["put down plate and cup"]);
-    assert_eq!(
-        (retrieval.classes[1].verb(), retrieval.classes[1].nouns()),
-        (1, [2, 13].as_slice())
-    );
+    assert_eq!((retrieval.classes[1].verb(), retrieval.classes[1].nouns()), (1, [2, 13].as_slice()));
     assert_eq!(retrieval.caption_rows, [2, 0]);
     assert_eq!(&*retrieval.sentences[1], "text of another row");
     assert_eq!(retrieval.relevancy.shape(), [3, 2]);
-    assert_eq!(
-        retrieval.relevancy.to_dense(),
-        [0.5, 1.0, 0.25, 0.25, 1.0, 0.5]
-    );
+    assert_eq!(retrieval.relevancy.to_dense(), [0.5, 1.0, 0.25, 0.25, 1.0, 0.5]);
     assert_eq!(load(&base).unwrap().clips, *clips);
 
-    let error = ek100::load_retrieval(&SourceConfig {
-        sentences: None,
-        ..base.clone()
-    })
-    .unwrap_err();
+    let error = ek100::load_retrieval(&SourceConfig { sentences: None, ..base.clone() }).unwrap_err();
     assert!(error.to_string().contains("sentences: expected"), "{error}");
     let foreign = folder.file("f.csv", "narration_id,narration\nP01_11_0,a\nP99_01_0,b\n");
-    let error = ek100::load_retrieval(&SourceConfig {
-        sentences: Some(foreign),
-        ..base
-    })
-    .unwrap_err();
-    let AnnotationError::UnknownNarration { place, id, .. } = &error else {
-        panic!("{error}")
-    };
+    let error = ek100::load_retrieval(&SourceConfig { sentences: Some(foreign), ..base }).unwrap_err();
+    let AnnotationError::UnknownNarration { place, id, .. } = &error else { panic!("{error}") };
     assert_eq!((*place, id.as_str()), (Place::Line(3), "P99_01_0"));
 }
 
@@ -353,16 +233,8 @@ fn ek100_errors_name_the_field() {
     let folder = Scratch::new();
     for (from, to, expected) in [
         ("00:00:00.00", "0.0.0", "line 2: field start_timestamp"),
-        (
-            ",take,0,",
-            ",take,zero,",
-            "line 2: field verb_class: expected a class number, found \"zero\"",
-        ),
-        (
-            "[2]\n",
-            "2\n",
-            "line 2: field all_noun_classes: expected a list of class numbers, found \"2\"",
-        ),
+        (",take,0,", ",take,zero,", "line 2: field verb_class: expected a class number, found \"zero\""),
+        ("[2]\n", "2\n", "line 2: field all_noun_classes: expected a list of class numbers, found \"2\""),
         (",P01,", ",..,", "line 2: the video's name"),
     ] {
         let path = folder.file("t.csv", SEGMENTS.replacen(from, to, 1));
@@ -439,10 +311,7 @@ fn ek100_test_relevancies_are_the_published_ones() {
     }
     assert!((sum - 2_040_309.233_3_f64).abs() < 1e-3, "{sum}");
     assert_eq!(dense[..8], [1.0, 0.5, 0.5, 0.0, 0.5, 0.0, 0.0, 0.0]);
-    assert_eq!(
-        dense[100 * 3842..][..8],
-        [0.5, 0.5, 0.0, 0.5, 0.0, 0.0, 0.5, 0.5]
-    );
+    assert_eq!(dense[100 * 3842..][..8], [0.5, 0.5, 0.0, 0.5, 0.0, 0.0, 0.5, 0.5]);
     let histogram = [
         (0.0, 32_919_500),
         (1.0 / 12.0, 10),
@@ -472,14 +341,8 @@ fn ek100_test_relevancies_are_the_published_ones() {
     assert_eq!(tenths, 679); // exactly 0.1 in f64, so not above it
     assert_eq!(dense.len() - bins[0] - bins[2000] - tenths, 4_224_267); // above 0.1
     assert_eq!(ones.iter().sum::<usize>(), 62_535);
-    assert_eq!(
-        (ones.iter().min(), ones.iter().max()),
-        (Some(&1), Some(&25))
-    );
-    assert_eq!(
-        (columns.iter().min(), columns.iter().max()),
-        (Some(&1), Some(&226))
-    );
+    assert_eq!((ones.iter().min(), ones.iter().max()), (Some(&1), Some(&25)));
+    assert_eq!((columns.iter().min(), columns.iter().max()), (Some(&1), Some(&226)));
 
     // every caption column's own clip is fully relevant to it; the text, too, is its own in all but 6 shifted rows
     let mut shifted = Vec::new();
@@ -490,10 +353,7 @@ fn ek100_test_relevancies_are_the_published_ones() {
         }
     }
     assert_eq!(shifted.len(), 6);
-    assert!(
-        shifted.iter().all(|&caption| caption >= 3835),
-        "{shifted:?}"
-    );
+    assert!(shifted.iter().all(|&caption| caption >= 3835), "{shifted:?}");
 
     for video in (0..9668).step_by(100) {
         let row = &dense[video * 3842..][..3842];

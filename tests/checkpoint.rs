@@ -77,34 +77,20 @@ fn state(step: u64, best: Option<(f64, u64)>) -> TrainState {
         epoch: step / 10,
         batch: step % 10,
         seed: 7,
-        schedule: ScheduleState {
-            steps_per_epoch: 10,
-            total_steps: 50,
-        },
+        schedule: ScheduleState { steps_per_epoch: 10, total_steps: 50 },
         counters: BTreeMap::from([("clips".to_owned(), step * 8)]),
         trained_s: 1.5,
-        best: best.map(|(value, step)| BestMetric {
-            name: "test/map".into(),
-            value,
-            step,
-        }),
+        best: best.map(|(value, step)| BestMetric { name: "test/map".into(), value, step }),
     }
 }
 
 fn save(store: &mut CheckpointStore, state: &TrainState, is_best: bool) -> PathBuf {
     let weights = model(3);
-    let moments = BTreeMap::from([(
-        "first".to_owned(),
-        HostTensor::from_f32(&[2], &[state.step as f32, 2.0]).unwrap(),
-    )]);
+    let moments =
+        BTreeMap::from([("first".to_owned(), HostTensor::from_f32(&[2], &[state.step as f32, 2.0]).unwrap())]);
     let metadata = BTreeMap::from([("activation".to_owned(), "gelu".to_owned())]);
-    let snapshot = Snapshot {
-        weights: &weights,
-        optimizer: &moments,
-        state,
-        recipe: "name = \"test\"\n",
-        metadata: &metadata,
-    };
+    let snapshot =
+        Snapshot { weights: &weights, optimizer: &moments, state, recipe: "name = \"test\"\n", metadata: &metadata };
     store.save(&snapshot, is_best).unwrap()
 }
 
@@ -131,10 +117,7 @@ fn write_file(path: &Path, tensors: &Tensors) {
 }
 
 fn renamed(tensors: &Tensors, rename: impl Fn(&str) -> String) -> Tensors {
-    tensors
-        .iter()
-        .map(|(name, tensor)| (rename(name), tensor.clone()))
-        .collect()
+    tensors.iter().map(|(name, tensor)| (rename(name), tensor.clone())).collect()
 }
 
 // ---- checkpoints -------------------------------------------------------------------------------
@@ -163,10 +146,7 @@ fn what_was_saved_is_read_back() {
     assert_eq!(back.recipe, "name = \"test\"\n");
     assert_eq!(back.manifest.recipe_hash, recipe_hash(&back.recipe));
     assert_eq!(back.manifest.state.counters, saved_state.counters);
-    assert_eq!(
-        (back.manifest.state.epoch, back.manifest.state.batch),
-        (120, 0)
-    );
+    assert_eq!((back.manifest.state.epoch, back.manifest.state.batch), (120, 0));
 }
 
 #[test]
@@ -175,8 +155,7 @@ fn equal_states_make_equal_files() {
         let run = tempfile::tempdir().unwrap();
         let mut store = CheckpointStore::new(run.path(), 1).unwrap();
         let path = save(&mut store, &state(3, None), false);
-        ["model.safetensors", "optimizer.safetensors", "state.json"]
-            .map(|name| fs::read(path.join(name)).unwrap())
+        ["model.safetensors", "optimizer.safetensors", "state.json"].map(|name| fs::read(path.join(name)).unwrap())
     };
     assert_eq!(bytes(0), bytes(1));
 }
@@ -184,14 +163,8 @@ fn equal_states_make_equal_files() {
 #[test]
 fn our_files_are_what_the_safetensors_library_reads_and_writes() {
     let mut tensors = model(3);
-    tensors.insert(
-        "half".into(),
-        HostTensor::new(Dtype::Bf16, &[3], vec![1, 2, 3, 4, 5, 6]).unwrap(),
-    );
-    tensors.insert(
-        "wide".into(),
-        HostTensor::new(Dtype::F64, &[1], vec![0; 8]).unwrap(),
-    );
+    tensors.insert("half".into(), HostTensor::new(Dtype::Bf16, &[3], vec![1, 2, 3, 4, 5, 6]).unwrap());
+    tensors.insert("wide".into(), HostTensor::new(Dtype::F64, &[1], vec![0; 8]).unwrap());
     let mut bytes = Vec::new();
     write_safetensors(&mut bytes, &tensors, &BTreeMap::new()).unwrap();
     let library = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -214,10 +187,7 @@ fn the_last_few_and_the_best_are_kept() {
     for step in 1..=6 {
         save(&mut store, &state(step, None), step == 2);
     }
-    assert_eq!(
-        folder_names(run.path()),
-        ["best", "step-00000002", "step-00000005", "step-00000006"]
-    );
+    assert_eq!(folder_names(run.path()), ["best", "step-00000002", "step-00000005", "step-00000006"]);
     assert!(store.best().unwrap().ends_with("step-00000002"));
     let (best, _) = locate(run.path(), Pick::Best).unwrap();
     assert!(best.ends_with("step-00000002"));
@@ -256,9 +226,7 @@ fn a_damaged_newest_gives_way_to_an_older_one() {
     type Damage = fn(&Path);
     let cases: &[(&str, Damage)] = &[
         ("model.safetensors: expected", |path| {
-            let file = fs::OpenOptions::new()
-                .write(true)
-                .open(path.join("model.safetensors"));
+            let file = fs::OpenOptions::new().write(true).open(path.join("model.safetensors"));
             file.unwrap().set_len(100).unwrap();
         }),
         ("optimizer.safetensors: its checksum is wrong", |path| {
@@ -297,11 +265,7 @@ fn a_damaged_newest_gives_way_to_an_older_one() {
         assert!(path.ends_with("step-00000002"));
         assert_eq!(latest.skipped.len(), 1);
         assert_eq!(latest.skipped[0].path, newest);
-        assert!(
-            latest.skipped[0].reason.starts_with(reason),
-            "{:?}",
-            latest.skipped
-        );
+        assert!(latest.skipped[0].reason.starts_with(reason), "{:?}", latest.skipped);
         // The best is the damaged one: evaluation falls back too, and says so once.
         let (path, skipped) = locate(run.path(), Pick::Best).unwrap();
         assert!(path.ends_with("step-00000002"));
@@ -335,18 +299,9 @@ fn leftovers_of_a_killed_run_are_neither_used_nor_kept() {
     let folder = path.parent().unwrap();
     // Killed while writing step 5, while replacing step 6, while removing step 2.
     fs::create_dir(folder.join(".step-00000005.tmp-999-0")).unwrap();
-    fs::copy(
-        path.join("state.json"),
-        folder.join(".step-00000005.tmp-999-0/state.json"),
-    )
-    .unwrap();
+    fs::copy(path.join("state.json"), folder.join(".step-00000005.tmp-999-0/state.json")).unwrap();
     fs::create_dir(folder.join(".step-00000006.old-999-1")).unwrap();
-    for name in [
-        "state.json",
-        "model.safetensors",
-        "optimizer.safetensors",
-        "recipe.toml",
-    ] {
+    for name in ["state.json", "model.safetensors", "optimizer.safetensors", "recipe.toml"] {
         let to = folder.join(".step-00000006.old-999-1").join(name);
         fs::copy(path.join(name), to).unwrap();
     }
@@ -429,18 +384,12 @@ fn kill_9_at_any_moment_leaves_a_sound_checkpoint() {
         child.kill().unwrap();
         child.wait().unwrap();
         let reported = fs::read_to_string(&log).unwrap();
-        let last = reported
-            .lines()
-            .filter_map(|line| line.split("saved ").nth(1)?.parse::<u64>().ok())
-            .next_back();
+        let last = reported.lines().filter_map(|line| line.split("saved ").nth(1)?.parse::<u64>().ok()).next_back();
         reached = last.unwrap_or(reached);
         let latest = latest_valid(run.path()).unwrap();
         assert_eq!(latest.skipped, []);
         let step = latest.found.map_or(0, |(_, state)| state.step);
-        assert!(
-            (reached..=reached + 1).contains(&step),
-            "reported {reached}, found {step}"
-        );
+        assert!((reached..=reached + 1).contains(&step), "reported {reached}, found {step}");
         if step > 0 {
             let (path, _) = locate(run.path(), Pick::Latest).unwrap();
             assert_eq!(read(&path).unwrap().weights, model(3));
@@ -449,11 +398,7 @@ fn kill_9_at_any_moment_leaves_a_sound_checkpoint() {
     }
     assert!(reached > 0, "the writer never saved");
     CheckpointStore::new(run.path(), 2).unwrap();
-    assert!(
-        folder_names(run.path())
-            .iter()
-            .all(|name| !name.starts_with('.'))
-    );
+    assert!(folder_names(run.path()).iter().all(|name| !name.starts_with('.')));
 }
 
 // ---- weights of other programs -----------------------------------------------------------------
@@ -466,10 +411,7 @@ fn openai() -> Tensors {
             "visual.temporal_embedding" => continue,
             "visual.image_projection" => ("visual.proj".to_owned(), tensor.shape.clone()),
             "visual.conv1.weight" => (name.clone(), vec![WIDTH, 3, PATCH, PATCH]),
-            _ => (
-                name.trim_start_matches("textual.").to_owned(),
-                tensor.shape.clone(),
-            ),
+            _ => (name.trim_start_matches("textual.").to_owned(), tensor.shape.clone()),
         };
         let tensor = HostTensor::new(tensor.dtype, &shape, tensor.bytes).unwrap();
         theirs.insert(name, tensor);
@@ -531,24 +473,16 @@ fn hugging_face_names_become_ours() {
     let theirs = to_hugging_face_names(&ours, Temporal::Drop).unwrap();
     // Spot checks against CLIPModel's state_dict: names, splitting, transposing.
     let block = "vision_model.encoder.layers.1";
-    let packed = ours["visual.transformer.resblocks.1.attn.in_proj_weight"]
-        .to_f32()
-        .unwrap();
+    let packed = ours["visual.transformer.resblocks.1.attn.in_proj_weight"].to_f32().unwrap();
     for (index, letter) in ["q", "k", "v"].iter().enumerate() {
         let part = &theirs[&format!("{block}.self_attn.{letter}_proj.weight")];
         assert_eq!(part.shape, [WIDTH, WIDTH]);
         let size = WIDTH * WIDTH;
-        assert_eq!(
-            part.to_f32().unwrap(),
-            packed[index * size..(index + 1) * size]
-        );
+        assert_eq!(part.to_f32().unwrap(), packed[index * size..(index + 1) * size]);
     }
     assert_eq!(theirs["visual_projection.weight"].shape, [EMBED, WIDTH]);
     assert_eq!(theirs["text_projection.weight"].shape, [EMBED, TEXT_WIDTH]);
-    assert_eq!(
-        theirs["vision_model.embeddings.patch_embedding.weight"].shape,
-        [WIDTH, 3, PATCH, PATCH]
-    );
+    assert_eq!(theirs["vision_model.embeddings.patch_embedding.weight"].shape, [WIDTH, 3, PATCH, PATCH]);
     for name in [
         "logit_scale",
         "vision_model.embeddings.class_embedding",
@@ -584,22 +518,13 @@ fn exports_come_back_unchanged() {
     let theirs = to_openai_names(&ours, Temporal::Drop).unwrap();
     assert_eq!(theirs, openai());
     for (exported, naming) in [
-        (
-            to_openai_names(&ours, Temporal::Keep).unwrap(),
-            Naming::OpenAi,
-        ),
-        (
-            to_hugging_face_names(&ours, Temporal::Keep).unwrap(),
-            Naming::HuggingFace,
-        ),
+        (to_openai_names(&ours, Temporal::Keep).unwrap(), Naming::OpenAi),
+        (to_hugging_face_names(&ours, Temporal::Keep).unwrap(), Naming::HuggingFace),
     ] {
         let (back, found) = to_our_names(exported).unwrap();
         assert_eq!((back, found), (ours.clone(), naming));
     }
-    let grey = BTreeMap::from([(
-        "visual.conv1.weight".to_owned(),
-        HostTensor::from_f32(&[1, 5], &[0.0; 5]).unwrap(),
-    )]);
+    let grey = BTreeMap::from([("visual.conv1.weight".to_owned(), HostTensor::from_f32(&[1, 5], &[0.0; 5]).unwrap())]);
     let error = to_openai_names(&grey, Temporal::Drop).unwrap_err();
     assert!(error.to_string().contains("visual.conv1.weight"), "{error}");
 }
@@ -612,9 +537,7 @@ fn half_an_attention_is_reported_missing() {
     let error = load_into(&shapes(3), weight_file(theirs), LoadOptions::default()).unwrap_err();
     let text = error.to_string();
     assert!(
-        text.contains(
-            "visual.transformer.resblocks.0.attn.in_proj_weight: expected [12, 4], not in the file"
-        ),
+        text.contains("visual.transformer.resblocks.0.attn.in_proj_weight: expected [12, 4], not in the file"),
         "{text}"
     );
 }
@@ -623,17 +546,9 @@ fn half_an_attention_is_reported_missing() {
 
 #[test]
 fn a_clip_file_fills_the_towers_and_leaves_the_projections() {
-    let (tensors, report) =
-        load_into(&shapes(3), weight_file(openai()), LoadOptions::default()).unwrap();
+    let (tensors, report) = load_into(&shapes(3), weight_file(openai()), LoadOptions::default()).unwrap();
     assert_eq!(report.missing, ["visual.temporal_embedding"]);
-    assert_eq!(
-        report.skipped,
-        [
-            "visual.image_projection",
-            "textual.text_projection",
-            "logit_scale"
-        ]
-    );
+    assert_eq!(report.skipped, ["visual.image_projection", "textual.text_projection", "logit_scale"]);
     assert_eq!(tensors.len(), report.loaded.len());
     assert_eq!(tensors.len(), shapes(3).len() - 4);
     let name = "textual.transformer.resblocks.0.mlp.c_fc.weight";
@@ -652,14 +567,8 @@ fn low_precision_files_become_f32() {
         .into_iter()
         .map(|(name, tensor)| {
             let values = tensor.to_f32().unwrap();
-            let bytes = values
-                .iter()
-                .flat_map(|&value| half::f16::from_f32(value).to_le_bytes())
-                .collect();
-            (
-                name,
-                HostTensor::new(Dtype::F16, &tensor.shape, bytes).unwrap(),
-            )
+            let bytes = values.iter().flat_map(|&value| half::f16::from_f32(value).to_le_bytes()).collect();
+            (name, HostTensor::new(Dtype::F16, &tensor.shape, bytes).unwrap())
         })
         .collect();
     let all = LoadOptions { projections: true };
@@ -694,9 +603,7 @@ fn mismatches_name_tensor_expected_and_found() {
     for (_, shape) in &mut other {
         shape.push(2);
     }
-    let text = load_into(&other, weight_file(model(3)), all)
-        .unwrap_err()
-        .to_string();
+    let text = load_into(&other, weight_file(model(3)), all).unwrap_err().to_string();
     assert!(text.contains("more"), "{text}");
     assert!(text.lines().count() < 20, "{text}");
 }
@@ -705,10 +612,7 @@ fn mismatches_name_tensor_expected_and_found() {
 fn frames_and_context_are_adapted() {
     let all = LoadOptions { projections: true };
     let (tensors, report) = load_into(&shapes(6), weight_file(model(3)), all).unwrap();
-    assert_eq!(
-        report.adapted,
-        ["visual.temporal_embedding adapted from [3, 4] to [6, 4]"]
-    );
+    assert_eq!(report.adapted, ["visual.temporal_embedding adapted from [3, 4] to [6, 4]"]);
     let old = model(3)["visual.temporal_embedding"].to_f32().unwrap();
     let new = tensors["visual.temporal_embedding"].to_f32().unwrap();
     assert_eq!(new[..4], old[..4]);
@@ -717,9 +621,7 @@ fn frames_and_context_are_adapted() {
 
     for (context, kept) in [(5, 5), (8, 7)] {
         let mut expected = shapes(3);
-        let positions = expected
-            .iter_mut()
-            .find(|(name, _)| name == "textual.positional_embedding");
+        let positions = expected.iter_mut().find(|(name, _)| name == "textual.positional_embedding");
         positions.unwrap().1 = vec![context, TEXT_WIDTH];
         let (tensors, _) = load_into(&expected, weight_file(model(3)), all).unwrap();
         let old = model(3)["textual.positional_embedding"].to_f32().unwrap();
@@ -741,10 +643,7 @@ fn integers_are_no_weights() {
     let whole = HostTensor::new(Dtype::U8, &[WIDTH], vec![0; WIDTH]).unwrap();
     tensors.insert("visual.ln_pre.bias".into(), whole);
     let error = load_into(&shapes(3), weight_file(tensors), LoadOptions::default()).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "tensor visual.ln_pre.bias: expected floating point, found U8"
-    );
+    assert_eq!(error.to_string(), "tensor visual.ln_pre.bias: expected floating point, found U8");
 }
 
 #[test]

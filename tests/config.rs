@@ -30,11 +30,7 @@ fn judged(recipe: &Recipe) -> Vec<String> {
 
 /// The smallest recipe with nothing wrong.
 fn sound() -> Recipe {
-    let source = SourceConfig {
-        annotations: "a.csv".into(),
-        root: "videos".into(),
-        ..SourceConfig::default()
-    };
+    let source = SourceConfig { annotations: "a.csv".into(), root: "videos".into(), ..SourceConfig::default() };
     let mut recipe = Recipe::default();
     recipe.data.train.push(source.clone());
     recipe.data.eval.push(source);
@@ -63,22 +59,10 @@ fn the_published_recipe_says_what_was_published() {
     let recipe = Recipe::load("ego4d-vitb16", &[]).unwrap().recipe;
     assert_eq!(recipe.model.size, ModelSize::VitB16);
     assert_eq!((recipe.model.frames, recipe.model.embed_dim), (4, 256));
-    assert_eq!(
-        (recipe.model.activation, recipe.model.vision_norm_eps),
-        (Activation::Gelu, 1e-6)
-    );
-    assert_eq!(
-        (recipe.optim.lr, recipe.optim.schedule),
-        (3e-5, Schedule::Fixed)
-    );
-    assert_eq!(
-        (recipe.optim.betas, recipe.optim.weight_decay),
-        ([0.9, 0.999], 0.01)
-    );
-    assert_eq!(
-        (recipe.train.batch_size, recipe.train.micro_batch),
-        (2048, 256)
-    );
+    assert_eq!((recipe.model.activation, recipe.model.vision_norm_eps), (Activation::Gelu, 1e-6));
+    assert_eq!((recipe.optim.lr, recipe.optim.schedule), (3e-5, Schedule::Fixed));
+    assert_eq!((recipe.optim.betas, recipe.optim.weight_decay), ([0.9, 0.999], 0.01));
+    assert_eq!((recipe.train.batch_size, recipe.train.micro_batch), (2048, 256));
     assert!(recipe.data.eval[0].sentences.is_some());
     assert!(validate_values(&recipe).unwrap().is_empty());
     // Its files are not here: all of them are named, at once.
@@ -160,68 +144,32 @@ fn overrides_set_words_numbers_lists_and_entries() {
     assert_eq!(recipe.name, "7");
     assert_eq!(recipe.data.crop_scale, [0.25, 1.0]);
     let roots: Vec<&Path> = recipe.data.train.iter().map(|s| s.root.as_path()).collect();
-    assert_eq!(
-        roots,
-        [Path::new("/x y=z"), Path::new("/b"), Path::new("/c")]
-    );
+    assert_eq!(roots, [Path::new("/x y=z"), Path::new("/b"), Path::new("/c")]);
     assert_eq!(recipe.data.train[1].fps, 30.0);
     assert!(recipe.model.learn_temperature);
-    let lr = resolved
-        .overridden
-        .iter()
-        .find(|(key, ..)| key == "optim.lr");
+    let lr = resolved.overridden.iter().find(|(key, ..)| key == "optim.lr");
     assert_eq!(lr.unwrap().1, "3e-5");
     assert_eq!(lr.unwrap().2, "0.0001");
-    let init = resolved
-        .overridden
-        .iter()
-        .find(|(key, ..)| key == "model.init");
+    let init = resolved.overridden.iter().find(|(key, ..)| key == "model.init");
     assert_eq!(init.unwrap().2, "unset");
 }
 
 #[test]
 fn bad_overrides_say_what_is_possible() {
     for (text, expected) in [
-        (
-            "optim.lrr=1",
-            "--set: optim.lrr: unknown key; did you mean optim.lr?",
-        ),
-        (
-            "model.size=huge",
-            "--set: model.size: expected one of tiny, vit-b16, vit-l14, vit-l14-336, found \"huge\"",
-        ),
-        (
-            "optim.lr=fast",
-            "--set: optim.lr: expected a number, found \"fast\"",
-        ),
-        (
-            "optim.lr=",
-            "--set: optim.lr: expected a number, found nothing",
-        ),
-        (
-            "eval=1",
-            "--set: eval: is a section; set one of its keys: before_training, every_epochs, batch_size",
-        ),
+        ("optim.lrr=1", "--set: optim.lrr: unknown key; did you mean optim.lr?"),
+        ("model.size=huge", "--set: model.size: expected one of tiny, vit-b16, vit-l14, vit-l14-336, found \"huge\""),
+        ("optim.lr=fast", "--set: optim.lr: expected a number, found \"fast\""),
+        ("optim.lr=", "--set: optim.lr: expected a number, found nothing"),
+        ("eval=1", "--set: eval: is a section; set one of its keys: before_training, every_epochs, batch_size"),
         (
             "data.train.3.root=/x",
             "--set: data.train.3.root: expected a number from 0 to 0 after data.train (0 appends), found \"3\"",
         ),
-        (
-            "data.train.0=5",
-            "--set: data.train.0: expected a table in { }, found 5",
-        ),
-        (
-            "data.train.0={rot=\"/x\"}",
-            "--set: data.train.0.rot: unknown key; did you mean data.train.0.root?",
-        ),
-        (
-            "seed.x=5",
-            "--set: seed.x: seed holds a whole number, 0 or more, nothing below it",
-        ),
-        (
-            "data.flip=yes",
-            "--set: data.flip: expected a number, found \"yes\"",
-        ),
+        ("data.train.0=5", "--set: data.train.0: expected a table in { }, found 5"),
+        ("data.train.0={rot=\"/x\"}", "--set: data.train.0.rot: unknown key; did you mean data.train.0.root?"),
+        ("seed.x=5", "--set: seed.x: seed holds a whole number, 0 or more, nothing below it"),
+        ("data.flip=yes", "--set: data.flip: expected a number, found \"yes\""),
     ] {
         assert_eq!(problems(load("", &[text])), [expected], "{text}");
     }
@@ -232,10 +180,7 @@ fn origins_tell_file_command_line_and_default_apart() {
     let text = "seed = 4\n[[data.train]]\nroot = \"/a\"\n[[data.train]]\nroot = \"/b\"\n";
     let resolved = load(text, &["optim.lr=1e-4", "data.train.1.fps=30"]).unwrap();
     assert_eq!(*resolved.origin("seed"), Origin::File { line: 1 });
-    assert_eq!(
-        *resolved.origin("data.train.1.root"),
-        Origin::File { line: 5 }
-    );
+    assert_eq!(*resolved.origin("data.train.1.root"), Origin::File { line: 5 });
     assert_eq!(*resolved.origin("data.train.1.fps"), Origin::Set);
     assert_eq!(*resolved.origin("optim.lr"), Origin::Set);
     assert_eq!(*resolved.origin("optim.eps"), Origin::Default);
@@ -255,10 +200,7 @@ fn a_printed_recipe_reads_back_the_same() {
             let again = load(&text, &[]).unwrap_or_else(|error| panic!("{error}\n{text}"));
             assert_eq!(again.recipe, resolved.recipe);
         }
-        assert_eq!(
-            resolved.to_toml(false).unwrap(),
-            resolved.recipe.to_toml().unwrap()
-        );
+        assert_eq!(resolved.to_toml(false).unwrap(), resolved.recipe.to_toml().unwrap());
     }
 }
 
@@ -269,16 +211,8 @@ fn differences_name_changed_keys_only() {
     after.train.batch_size = 128;
     after.data.eval.clear();
     let changed = differences(&before, &after).unwrap();
-    assert!(changed.contains(&(
-        "train.batch_size".to_owned(),
-        "256".to_owned(),
-        "128".to_owned()
-    )));
-    assert!(
-        changed
-            .iter()
-            .any(|(key, _, after)| key == "data.eval.0.root" && after == "unset")
-    );
+    assert!(changed.contains(&("train.batch_size".to_owned(), "256".to_owned(), "128".to_owned())));
+    assert!(changed.iter().any(|(key, _, after)| key == "data.eval.0.root" && after == "unset"));
     assert!(differences(&before, &before).unwrap().is_empty());
 }
 
@@ -294,9 +228,7 @@ fn every_bad_value_is_reported() {
         ("model.text_norm_eps", |r| r.model.text_norm_eps = f64::NAN),
         ("model.temperature", |r| r.model.temperature = 0.0),
         ("model.drop_path", |r| r.model.drop_path = 1.0),
-        ("model.init_projections", |r| {
-            r.model.init_projections = true
-        }),
+        ("model.init_projections", |r| r.model.init_projections = true),
         ("data.train", |r| r.data.train.clear()),
         ("data.crop_scale", |r| r.data.crop_scale = [0.9, 0.5]),
         ("data.crop_ratio", |r| r.data.crop_ratio = [0.0, 1.0]),
@@ -323,9 +255,7 @@ fn every_bad_value_is_reported() {
         ("optim.betas", |r| r.optim.betas[1] = 1.0),
         ("optim.eps", |r| r.optim.eps = 0.0),
         ("optim.weight_decay", |r| r.optim.weight_decay = -1.0),
-        ("optim.clip_grad_norm", |r| {
-            r.optim.clip_grad_norm = f64::NAN
-        }),
+        ("optim.clip_grad_norm", |r| r.optim.clip_grad_norm = f64::NAN),
         ("optim.warmup_epochs", |r| {
             r.optim.schedule = Schedule::Cosine;
             r.optim.warmup_epochs = 5.0;
@@ -350,10 +280,7 @@ fn every_bad_value_is_reported() {
         spoil(&mut recipe);
         let found = judged(&recipe);
         assert_eq!(found.len(), 1, "{key}: {found:?}");
-        assert!(
-            found[0].starts_with(&format!("{key}: ")),
-            "{key}: {found:?}"
-        );
+        assert!(found[0].starts_with(&format!("{key}: ")), "{key}: {found:?}");
         if !key.starts_with("data.train") {
             spoil(&mut everything);
         }
@@ -372,15 +299,7 @@ fn unusual_choices_are_warned_of() {
     recipe.model.drop_path = 0.1;
     let warnings = validate_values(&recipe).unwrap();
     let keys: Vec<&str> = warnings.iter().map(|warning| warning.key).collect();
-    assert_eq!(
-        keys,
-        [
-            "model.drop_path_schedule",
-            "data.eval.N.sentences",
-            "train.batch_size",
-            "data.normalization"
-        ]
-    );
+    assert_eq!(keys, ["model.drop_path_schedule", "data.eval.N.sentences", "train.batch_size", "data.normalization"]);
     assert!(warnings[2].to_string().contains("2048"));
 }
 
@@ -409,20 +328,13 @@ fn describe_gives_keys_types_defaults_and_docs() {
     let fields = describe().unwrap();
     let field = |key: &str| fields.iter().find(|field| field.key == key).unwrap();
     let temperature = field("model.temperature");
-    assert_eq!(
-        (temperature.kind.as_str(), temperature.default.as_str()),
-        ("a number", "0.07")
-    );
+    assert_eq!((temperature.kind.as_str(), temperature.default.as_str()), ("a number", "0.07"));
     assert!(temperature.doc.contains("exp(logit_scale)"));
     assert_eq!(field("model.init").default, "unset");
     assert_eq!(field("data.train").default, "[]");
     assert_eq!(field("data.train.N.extension").default, "\"mp4\"");
     assert_eq!(field("train.recompute").kind, "none | blocks");
-    assert!(
-        field("model.activation")
-            .doc
-            .contains("quick-gelu: `x * sigmoid")
-    );
+    assert!(field("model.activation").doc.contains("quick-gelu: `x * sigmoid"));
 }
 
 proptest! {

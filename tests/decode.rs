@@ -33,10 +33,8 @@ fn generate(folder: &Path, name: &str, source: &str, args: &str) -> Option<PathB
 }
 
 fn shared_data() -> Option<PathBuf> {
-    let folder = std::env::var_os("AVION_SHARED_DATA").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"),
-        PathBuf::from,
-    );
+    let folder = std::env::var_os("AVION_SHARED_DATA")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
     if folder.is_dir() {
         return Some(folder);
     }
@@ -67,15 +65,7 @@ fn checksum(data: &[u8]) -> u32 {
 
 /// Checksums of all frames as RGB, by the ffmpeg program; `filters` may be empty.
 fn oracle(path: &Path, filters: &str) -> Option<Vec<u32>> {
-    let mut args = vec![
-        "-threads",
-        "1",
-        "-i",
-        path.to_str().unwrap(),
-        "-an",
-        "-sn",
-        "-dn",
-    ];
+    let mut args = vec!["-threads", "1", "-i", path.to_str().unwrap(), "-an", "-sn", "-dn"];
     if !filters.is_empty() {
         args.extend(["-vf", filters]);
     }
@@ -112,10 +102,7 @@ fn check_against_oracle(path: &Path, expected: &[u32], num_probes: usize) {
         let got = native(reader, frames).unwrap_or_else(|error| panic!("{name}: {error}"));
         for (&frame, got) in frames.iter().zip(got) {
             let right = expected.iter().position(|&e| e == got);
-            assert_eq!(
-                got, expected[frame as usize],
-                "{name}: frame {frame} of {n}, got frame {right:?}"
-            );
+            assert_eq!(got, expected[frame as usize], "{name}: frame {frame} of {n}, got frame {right:?}");
         }
     };
     check(&mut reader, &[n - 1]);
@@ -129,24 +116,13 @@ fn check_against_oracle(path: &Path, expected: &[u32], num_probes: usize) {
     several.sort_unstable();
     check(&mut VideoReader::open(path).unwrap(), &several);
     let error = native(&mut reader, &[n]).unwrap_err();
-    assert!(
-        matches!(error.kind(), "too-short" | "corrupt"),
-        "{name}: {error}"
-    );
+    assert!(matches!(error.kind(), "too-short" | "corrupt"), "{name}: {error}");
 }
 
 /// Name, source and encoder of the clips that every machine with ffmpeg can make.
 const GENERATED: &[(&str, &str, &str)] = &[
-    (
-        "h264.mp4",
-        "testsrc2=s=192x108:r=30:d=4",
-        "-c:v libx264 -g 30 -pix_fmt yuv420p",
-    ),
-    (
-        "h264_long_gop.mkv",
-        "testsrc2=s=160x90:r=25:d=6",
-        "-c:v libx264 -pix_fmt yuv420p",
-    ),
+    ("h264.mp4", "testsrc2=s=192x108:r=30:d=4", "-c:v libx264 -g 30 -pix_fmt yuv420p"),
+    ("h264_long_gop.mkv", "testsrc2=s=160x90:r=25:d=6", "-c:v libx264 -pix_fmt yuv420p"),
     (
         "h264_open_gop.mp4",
         "testsrc2=s=160x90:r=25:d=4",
@@ -167,86 +143,34 @@ const GENERATED: &[(&str, &str, &str)] = &[
         "testsrc2=s=160x90:r=30:d=5",
         "-vf select='not(eq(mod(n\\,7)\\,3))' -vsync vfr -c:v libx264 -g 24 -bf 3 -pix_fmt yuv420p",
     ),
-    (
-        "h264_444_odd.mp4",
-        "testsrc2=s=161x91:r=25:d=2",
-        "-c:v libx264 -g 12 -pix_fmt yuv444p",
-    ),
-    (
-        "h264_interlaced.mp4",
-        "testsrc2=s=160x96:r=25:d=2",
-        "-c:v libx264 -g 12 -flags +ildct+ilme -pix_fmt yuv420p",
-    ),
+    ("h264_444_odd.mp4", "testsrc2=s=161x91:r=25:d=2", "-c:v libx264 -g 12 -pix_fmt yuv444p"),
+    ("h264_interlaced.mp4", "testsrc2=s=160x96:r=25:d=2", "-c:v libx264 -g 12 -flags +ildct+ilme -pix_fmt yuv420p"),
     (
         "h264_fragmented.mp4",
         "testsrc2=s=160x90:r=25:d=4",
         "-c:v libx264 -g 20 -pix_fmt yuv420p -movflags frag_keyframe+empty_moov",
     ),
-    (
-        "h264.ts",
-        "testsrc2=s=160x90:r=25:d=2",
-        "-c:v libx264 -g 20 -pix_fmt yuv420p",
-    ),
-    (
-        "h264.flv",
-        "testsrc2=s=160x90:r=25:d=2",
-        "-c:v libx264 -g 20 -pix_fmt yuv420p",
-    ),
+    ("h264.ts", "testsrc2=s=160x90:r=25:d=2", "-c:v libx264 -g 20 -pix_fmt yuv420p"),
+    ("h264.flv", "testsrc2=s=160x90:r=25:d=2", "-c:v libx264 -g 20 -pix_fmt yuv420p"),
     (
         "hevc.mp4",
         "testsrc2=s=160x96:r=25:d=3",
         "-c:v libx265 -x265-params keyint=20:open-gop=1:log-level=none -pix_fmt yuv420p",
     ),
-    (
-        "mpeg4.mp4",
-        "testsrc2=s=160x90:r=25:d=4",
-        "-c:v mpeg4 -g 12 -q:v 4",
-    ),
-    (
-        "mpeg4_bframes.mp4",
-        "testsrc2=s=160x90:r=25:d=4",
-        "-c:v mpeg4 -g 15 -bf 2 -q:v 4",
-    ),
-    (
-        "mpeg4_bframes.avi",
-        "testsrc2=s=160x90:r=25:d=3",
-        "-c:v mpeg4 -g 15 -bf 2 -q:v 4",
-    ),
-    (
-        "mpeg4_still.mp4",
-        "color=gray:s=64x64:r=25:d=3",
-        "-c:v mpeg4 -g 50 -q:v 31",
-    ),
-    (
-        "mpeg2.mpg",
-        "testsrc2=s=160x96:r=25:d=2",
-        "-c:v mpeg2video -g 12 -bf 2",
-    ),
-    (
-        "mjpeg.avi",
-        "testsrc2=s=160x90:r=25:d=2",
-        "-c:v mjpeg -q:v 3 -pix_fmt yuvj422p",
-    ),
-    (
-        "ffv1.mkv",
-        "testsrc2=s=161x91:r=25:d=1",
-        "-c:v ffv1 -g 5 -pix_fmt yuv420p",
-    ),
+    ("mpeg4.mp4", "testsrc2=s=160x90:r=25:d=4", "-c:v mpeg4 -g 12 -q:v 4"),
+    ("mpeg4_bframes.mp4", "testsrc2=s=160x90:r=25:d=4", "-c:v mpeg4 -g 15 -bf 2 -q:v 4"),
+    ("mpeg4_bframes.avi", "testsrc2=s=160x90:r=25:d=3", "-c:v mpeg4 -g 15 -bf 2 -q:v 4"),
+    ("mpeg4_still.mp4", "color=gray:s=64x64:r=25:d=3", "-c:v mpeg4 -g 50 -q:v 31"),
+    ("mpeg2.mpg", "testsrc2=s=160x96:r=25:d=2", "-c:v mpeg2video -g 12 -bf 2"),
+    ("mjpeg.avi", "testsrc2=s=160x90:r=25:d=2", "-c:v mjpeg -q:v 3 -pix_fmt yuvj422p"),
+    ("ffv1.mkv", "testsrc2=s=161x91:r=25:d=1", "-c:v ffv1 -g 5 -pix_fmt yuv420p"),
     (
         "vp8.webm",
         "testsrc2=s=160x90:r=25:d=3",
         "-c:v libvpx -g 25 -auto-alt-ref 1 -lag-in-frames 16 -b:v 200k -cpu-used 5",
     ),
-    (
-        "vp9.webm",
-        "testsrc2=s=160x90:r=25:d=3",
-        "-c:v libvpx-vp9 -g 25 -b:v 200k -cpu-used 8 -deadline realtime",
-    ),
-    (
-        "one_frame.mp4",
-        "testsrc2=s=64x64:r=25:d=0.04",
-        "-c:v mpeg4",
-    ),
+    ("vp9.webm", "testsrc2=s=160x90:r=25:d=3", "-c:v libvpx-vp9 -g 25 -b:v 200k -cpu-used 8 -deadline realtime"),
+    ("one_frame.mp4", "testsrc2=s=64x64:r=25:d=0.04", "-c:v mpeg4"),
 ];
 
 #[test]
@@ -339,57 +263,29 @@ fn crops_and_scales_as_ffmpeg_does() {
     let plain = "testsrc2=s=320x180:r=25:d=1";
     let bt709 = format!("{args} -colorspace bt709 -color_primaries bt709 -color_trc bt709");
     let full = "-c:v libx264 -g 10 -pix_fmt yuvj420p -color_range pc".to_owned();
-    for (name, args) in [
-        ("plain.mp4", args.to_owned()),
-        ("bt709.mp4", bt709),
-        ("full.mp4", full),
-    ] {
+    for (name, args) in [("plain.mp4", args.to_owned()), ("bt709.mp4", bt709), ("full.mp4", full)] {
         let Some(path) = generate(folder.path(), name, plain, &args) else {
             continue;
         };
         let mut reader = VideoReader::open(&path).unwrap();
-        let crops = [
-            (0, 0, 320, 180),
-            (40, 10, 200, 150),
-            (7, 3, 131, 99),
-            (96, 34, 224, 146),
-        ];
+        let crops = [(0, 0, 320, 180), (40, 10, 200, 150), (7, 3, 131, 99), (96, 34, 224, 146)];
         for (x, y, width, height) in crops {
             for out_px in [112u32, 100, 224] {
-                let crop = CropBox {
-                    x,
-                    y,
-                    width,
-                    height,
-                };
+                let crop = CropBox { x, y, width, height };
                 let bytes = (3 * out_px * out_px) as usize;
                 let mut out = vec![0; 2 * bytes];
-                reader
-                    .read(&[3, 17], crop, out_px, false, &mut out)
-                    .unwrap();
+                reader.read(&[3, 17], crop, out_px, false, &mut out).unwrap();
                 // Note [Chroma alignment]: the corner is rounded down to even numbers.
                 let (x, y) = (x / 2 * 2, y / 2 * 2);
-                let filters = format!(
-                    "crop={width}:{height}:{x}:{y}:exact=1,scale={out_px}:{out_px}:flags=bicubic"
-                );
+                let filters = format!("crop={width}:{height}:{x}:{y}:exact=1,scale={out_px}:{out_px}:flags=bicubic");
                 let expected = oracle(&path, &filters).unwrap();
                 let got: Vec<u32> = out.chunks(bytes).map(checksum).collect();
-                assert_eq!(
-                    got,
-                    [expected[3], expected[17]],
-                    "{name} {crop:?} to {out_px}"
-                );
+                assert_eq!(got, [expected[3], expected[17]], "{name} {crop:?} to {out_px}");
 
                 let mut flipped = vec![0; bytes];
-                reader
-                    .read(&[17], crop, out_px, true, &mut flipped)
-                    .unwrap();
+                reader.read(&[17], crop, out_px, true, &mut flipped).unwrap();
                 let rows = flipped.chunks_mut(3 * out_px as usize);
-                let mirrored: Vec<u8> = rows
-                    .flat_map(|row| row.chunks(3).rev())
-                    .flatten()
-                    .copied()
-                    .collect();
+                let mirrored: Vec<u8> = rows.flat_map(|row| row.chunks(3).rev()).flatten().copied().collect();
                 assert_eq!(checksum(&mirrored), expected[17], "{name} {crop:?} flipped");
             }
         }
@@ -416,19 +312,12 @@ fn turned_crops_equal_the_turned_picture() {
     set_display_matrix(&path, [0, 1 << 16, -1 << 16, 0]);
     let mut reader = VideoReader::open(&path).unwrap();
     assert_eq!((reader.width(), reader.height()), (128, 192));
-    let crop = CropBox {
-        x: 16,
-        y: 32,
-        width: 64,
-        height: 64,
-    };
+    let crop = CropBox { x: 16, y: 32, width: 64, height: 64 };
     let mut out = vec![0; 3 * 64 * 64];
     reader.read(&[4], crop, 64, false, &mut out).unwrap();
     let mut whole = vec![0; 3 * 128 * 192];
     reader.read_native(&[4], &mut whole).unwrap();
-    let part: Vec<u8> = (32..96)
-        .flat_map(|y| whole[3 * (y * 128 + 16)..][..3 * 64].to_vec())
-        .collect();
+    let part: Vec<u8> = (32..96).flat_map(|y| whole[3 * (y * 128 + 16)..][..3 * 64].to_vec()).collect();
     assert_eq!(out, part, "without scaling a crop is a part of the picture");
 }
 
@@ -444,10 +333,7 @@ fn faults_have_their_kind() {
         path
     };
     assert_eq!(kind(&file("empty.mp4", &[])), Some("unreadable"));
-    assert_eq!(
-        kind(&file("text.mp4", b"not a video at all")),
-        Some("unreadable")
-    );
+    assert_eq!(kind(&file("text.mp4", b"not a video at all")), Some("unreadable"));
     assert_eq!(kind(&file("zeros.mp4", &[0; 5000])), Some("unreadable"));
     let list = b"#EXTM3U\n#EXTINF:1,\nhttp://localhost:1/a.ts\n";
     assert!(kind(&file("list.m3u8", list)).is_some());
@@ -466,10 +352,7 @@ fn faults_have_their_kind() {
     assert_eq!(read(&[0], crop, &mut out), None);
     let (kind_of_end, message) = read(&[50], crop, &mut out).unwrap();
     assert_eq!(kind_of_end, "too-short");
-    assert!(
-        message.contains("asked for frame 50, the video has 50"),
-        "{message}"
-    );
+    assert!(message.contains("asked for frame 50, the video has 50"), "{message}");
     let outside = CropBox { x: 90, ..crop };
     assert_eq!(read(&[0], outside, &mut out).unwrap().0, "request");
     assert_eq!(read(&[0], crop, &mut out[1..]).unwrap().0, "request");
@@ -480,12 +363,7 @@ fn faults_have_their_kind() {
     assert_eq!(kind(&good), Some("rotation"));
 
     let tiny = "color=red:s=8x8:r=25:d=0.2";
-    let tiny = generate(
-        folder.path(),
-        "tiny.avi",
-        tiny,
-        "-c:v rawvideo -pix_fmt bgr24",
-    );
+    let tiny = generate(folder.path(), "tiny.avi", tiny, "-c:v rawvideo -pix_fmt bgr24");
     assert_eq!(kind(&tiny.unwrap()), Some("tiny"));
     let sound = generate(folder.path(), "sound.mp4", "sine=d=1", "-c:a aac");
     assert_eq!(kind(&sound.unwrap()), Some("no-video-stream"));
@@ -521,10 +399,7 @@ fn damaged_files_end_cleanly() {
             let Ok(mut reader) = VideoReader::open(&damaged) else {
                 continue;
             };
-            let (n, crop) = (
-                reader.num_frames(),
-                center_square(reader.width(), reader.height()),
-            );
+            let (n, crop) = (reader.num_frames(), center_square(reader.width(), reader.height()));
             let mut out = vec![0; 2 * 3 * 48 * 48];
             let _ = reader.read(&[n / 2, n - 1], crop, 48, false, &mut out);
             // A second call meets the state that the first one left.
@@ -535,13 +410,8 @@ fn damaged_files_end_cleanly() {
 
 fn resident_kb() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS"))
-        .unwrap_or("");
-    line.split_whitespace()
-        .nth(1)
-        .map_or(0, |kb| kb.parse().unwrap())
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or("");
+    line.split_whitespace().nth(1).map_or(0, |kb| kb.parse().unwrap())
 }
 
 fn open_and_drop(path: &Path, rounds: usize) {
@@ -559,20 +429,11 @@ fn open_and_drop(path: &Path, rounds: usize) {
 #[test]
 fn readers_give_their_memory_back() {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([
-        "memory_of_two_thousand_readers",
-        "--exact",
-        "--ignored",
-        "--nocapture",
-    ]);
+    command.args(["memory_of_two_thousand_readers", "--exact", "--ignored", "--nocapture"]);
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     print!("{said}");
-    assert!(
-        output.status.success(),
-        "{said}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
@@ -594,9 +455,6 @@ fn memory_of_two_thousand_readers() {
         let grown = resident_kb().saturating_sub(before);
         println!("{name}: {rounds} readers, {grown} kB more");
         // Less than one compressed packet a reader.
-        assert!(
-            grown < 1000,
-            "{name}: grew by {grown} kB in {rounds} readers"
-        );
+        assert!(grown < 1000, "{name}: grew by {grown} kB in {rounds} readers");
     }
 }

@@ -2,9 +2,7 @@
 
 use avion::config::recipe::CaptionChoice;
 use avion::data::layout::FileInfo;
-use avion::data::loader::{
-    ClipBatch, DecodeError, Decoder, Loader, LoaderConfig, LoaderError, OpenVideo,
-};
+use avion::data::loader::{ClipBatch, DecodeError, Decoder, Loader, LoaderConfig, LoaderError, OpenVideo};
 use avion::data::sampler::Position;
 use avion::data::{Captions, Clip, Layout, Source};
 use avion::video::CropBox;
@@ -39,10 +37,7 @@ struct FakeDecoder {
 impl FakeDecoder {
     fn with(behaviours: &[(&str, Behaviour)]) -> Self {
         let behaviours = behaviours.iter().map(|(name, b)| (name.to_string(), *b));
-        Self {
-            behaviours: behaviours.collect(),
-            ..Self::default()
-        }
+        Self { behaviours: behaviours.collect(), ..Self::default() }
     }
 }
 
@@ -72,10 +67,7 @@ impl OpenVideo for FakeVideo {
     }
 
     fn info(&self) -> FileInfo {
-        FileInfo {
-            frames: 150,
-            fps: 30.0,
-        }
+        FileInfo { frames: 150, fps: 30.0 }
     }
 
     fn read(
@@ -90,10 +82,7 @@ impl OpenVideo for FakeVideo {
         match self.behaviour {
             Some(Behaviour::Fails) => {
                 out.fill(255);
-                return Err(DecodeError {
-                    kind: "broken",
-                    reason: format!("broken: {}", self.name),
-                });
+                return Err(DecodeError { kind: "broken", reason: format!("broken: {}", self.name) });
             }
             Some(Behaviour::Panics) => panic!("the decoder fell over"),
             Some(Behaviour::Hangs) => std::thread::sleep(Duration::from_secs(4)),
@@ -133,9 +122,7 @@ fn source(root: &Path, count: usize) -> Source {
     Source {
         name: "fake".into(),
         root: root.to_owned(),
-        layout: Layout::Whole {
-            extension: "mp4".into(),
-        },
+        layout: Layout::Whole { extension: "mp4".into() },
         fps: None,
         clips: (0..count).map(|number| clip(&number.to_string())).collect(),
     }
@@ -154,11 +141,7 @@ fn small() -> LoaderConfig {
     }
 }
 
-fn train(
-    source: &Source,
-    config: LoaderConfig,
-    decoder: FakeDecoder,
-) -> Result<Loader, LoaderError> {
+fn train(source: &Source, config: LoaderConfig, decoder: FakeDecoder) -> Result<Loader, LoaderError> {
     let start = Position::default();
     Loader::train_with([source.clone()].into(), config, start, Arc::new(decoder))
 }
@@ -173,14 +156,7 @@ type Content = (Vec<u8>, Vec<String>, Vec<u64>, Vec<u64>, Position, Position);
 fn content(batch: ClipBatch) -> Content {
     assert_eq!(batch.shape().iter().product::<usize>(), batch.frames.len());
     let captions = batch.captions.iter().map(|c| c.to_string()).collect();
-    (
-        batch.frames.to_vec(),
-        captions,
-        batch.samples.clone(),
-        batch.bad.clone(),
-        batch.position,
-        batch.next,
-    )
+    (batch.frames.to_vec(), captions, batch.samples.clone(), batch.bad.clone(), batch.position, batch.next)
 }
 
 fn all(loader: Loader) -> Vec<Content> {
@@ -208,11 +184,7 @@ fn batches_are_the_same_for_any_number_of_threads() {
     let root = tempfile::tempdir().unwrap();
     let (source, decoder) = troubled(root.path());
     let run = |workers, prefetch| {
-        let config = LoaderConfig {
-            workers,
-            prefetch,
-            ..small()
-        };
+        let config = LoaderConfig { workers, prefetch, ..small() };
         all(train(&source, config, decoder()).unwrap())
     };
     let one = run(1, 1);
@@ -238,10 +210,7 @@ fn a_run_goes_on_where_it_stopped() {
         let rest = Loader::train_with([source.clone()].into(), small(), start, Arc::new(decoder()));
         assert_eq!(all(rest.unwrap()), whole[stop + 1..], "after batch {stop}");
     }
-    let config = LoaderConfig {
-        seed: 12,
-        ..small()
-    };
+    let config = LoaderConfig { seed: 12, ..small() };
     assert_ne!(all(train(&source, config, decoder()).unwrap()), whole);
 }
 
@@ -254,10 +223,7 @@ fn epochs_hold_whole_batches_of_distinct_samples() {
     let at: Vec<_> = batches.iter().map(|b| (b.4.epoch, b.4.batch)).collect();
     assert_eq!(at, [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]);
     let epoch = |number: usize| {
-        let samples: Vec<u64> = batches[number * 2..][..2]
-            .iter()
-            .flat_map(|b| b.2.clone())
-            .collect();
+        let samples: Vec<u64> = batches[number * 2..][..2].iter().flat_map(|b| b.2.clone()).collect();
         assert_eq!(samples.iter().collect::<HashSet<_>>().len(), 8);
         samples
     };
@@ -291,9 +257,7 @@ fn no_more_than_prefetch_is_decoded_ahead() {
     settles_at(12);
     drop(first);
     // Buffers are used again: at most the two ahead and the one in hand.
-    let addresses: HashSet<usize> = loader
-        .map(|batch| batch.unwrap().frames.as_ptr() as usize)
-        .collect();
+    let addresses: HashSet<usize> = loader.map(|batch| batch.unwrap().frames.as_ptr() as usize).collect();
     assert!(addresses.len() <= 3, "{}", addresses.len());
 }
 
@@ -308,17 +272,8 @@ fn a_run_stops_when_too_many_are_bad() {
     source.clips[5].start_s = 99.0;
     source.clips[5].end_s = 100.0;
     let run = |max_bad_share| {
-        let config = LoaderConfig {
-            max_bad_share,
-            epochs: 1,
-            ..small()
-        };
-        let mut loader = train(
-            &source,
-            config,
-            FakeDecoder::with(&[("6", Behaviour::Fails)]),
-        )
-        .unwrap();
+        let config = LoaderConfig { max_bad_share, epochs: 1, ..small() };
+        let mut loader = train(&source, config, FakeDecoder::with(&[("6", Behaviour::Fails)])).unwrap();
         let last = loader.by_ref().last().unwrap();
         assert!(loader.next().is_none());
         (last.err(), loader)
@@ -327,15 +282,7 @@ fn a_run_stops_when_too_many_are_bad() {
     let (error, loader) = run(0.175);
     assert!(error.is_none());
     let kinds: Vec<_> = loader.failures().kinds().collect();
-    assert_eq!(
-        kinds,
-        [
-            ("broken", 1),
-            ("missing", 4),
-            ("out-of-range", 1),
-            ("zero-length", 1)
-        ]
-    );
+    assert_eq!(kinds, [("broken", 1), ("missing", 4), ("out-of-range", 1), ("zero-length", 1)]);
     assert_eq!(loader.failures().tried(), 40);
 
     let (error, _) = run(0.17);
@@ -371,25 +318,14 @@ fn evaluation_is_in_order_centred_and_complete() {
     assert_eq!(samples, [vec![0, 1, 2, 3], vec![4, 6, 7], vec![8, 9]]);
     let bad: Vec<_> = batches.iter().map(|batch| batch.3.clone()).collect();
     assert_eq!(bad, [vec![], vec![5], vec![]]);
-    assert_eq!(
-        batches[1].1,
-        ["caption of 4", "caption of 6", "caption of 7"]
-    );
-    let centre = CropBox {
-        x: 8,
-        y: 0,
-        width: 48,
-        height: 48,
-    };
+    assert_eq!(batches[1].1, ["caption of 4", "caption of 6", "caption of 7"]);
+    let centre = CropBox { x: 8, y: 0, width: 48, height: 48 };
     for (_, frames, crop, flip) in log.lock().unwrap().iter() {
         // The middles of the halves of frames 30..120.
         assert_eq!((&frames[..], *crop, *flip), (&[52, 97][..], centre, false));
     }
     // The frames that were closed up are those of their samples.
-    let config = LoaderConfig {
-        batch_size: 1,
-        ..small()
-    };
+    let config = LoaderConfig { batch_size: 1, ..small() };
     let single = all(eval(&source, config, FakeDecoder::default()));
     let clip_bytes = 2 * 8 * 8 * 3;
     assert_eq!(single[7].2, [7]);
@@ -416,10 +352,7 @@ fn training_draws_frames_crop_and_flip() {
         let share = f64::from(crop.width * crop.height) / (64.0 * 48.0);
         assert!((0.45..=1.0).contains(&share), "{crop:?}");
     }
-    let distinct: HashSet<_> = reads
-        .iter()
-        .map(|(_, frames, crop, _)| (frames, crop))
-        .collect();
+    let distinct: HashSet<_> = reads.iter().map(|(_, frames, crop, _)| (frames, crop)).collect();
     assert!(distinct.len() > 100, "{}", distinct.len());
 }
 
@@ -432,33 +365,19 @@ fn one_crop_serves_all_chunks_of_a_clip() {
         std::fs::write(path, "").unwrap();
     }
     let chunked = Source {
-        layout: Layout::Chunked {
-            chunk_s: 5.0,
-            extension: "mp4".into(),
-        },
-        clips: vec![Clip {
-            end_s: 14.0,
-            ..clip("v")
-        }],
+        layout: Layout::Chunked { chunk_s: 5.0, extension: "mp4".into() },
+        clips: vec![Clip { end_s: 14.0, ..clip("v") }],
         ..source(root.path(), 0)
     };
     let decoder = FakeDecoder::default();
     let log = Arc::clone(&decoder.log);
-    let config = LoaderConfig {
-        batch_size: 1,
-        frames: 8,
-        flip: 0.5,
-        ..small()
-    };
+    let config = LoaderConfig { batch_size: 1, frames: 8, flip: 0.5, ..small() };
     assert_eq!(all(train(&chunked, config, decoder).unwrap()).len(), 3);
     let log = log.lock().unwrap();
     assert_eq!(log.len(), 9);
     let mut crops = HashSet::new();
     for clip in log.chunks(3) {
-        assert!(
-            clip.iter()
-                .all(|read| (read.2, read.3) == (clip[0].2, clip[0].3))
-        );
+        assert!(clip.iter().all(|read| (read.2, read.3) == (clip[0].2, clip[0].3)));
         assert_eq!(clip.iter().map(|read| read.1.len()).sum::<usize>(), 8);
         crops.insert(clip[0].2);
     }
@@ -473,10 +392,7 @@ fn captions_follow_the_source() {
         clip.captions = Captions::Many(["a", "b", "c"].map(Into::into).into());
     }
     let captions = |captions: Vec<CaptionChoice>| -> Vec<String> {
-        let config = LoaderConfig {
-            captions,
-            ..small()
-        };
+        let config = LoaderConfig { captions, ..small() };
         let batches = all(train(&many, config, FakeDecoder::default()).unwrap());
         batches.into_iter().flat_map(|batch| batch.1).collect()
     };
@@ -495,10 +411,7 @@ fn a_panic_is_an_error_not_a_hang() {
     let mut loader = train(&source, small(), decoder).unwrap();
     let error = loader.next().unwrap().unwrap_err();
     let text = error.to_string();
-    assert!(
-        text.contains("sample 2") && text.contains("fell over"),
-        "{text}"
-    );
+    assert!(text.contains("sample 2") && text.contains("fell over"), "{text}");
     assert!(loader.next().is_none());
 }
 
@@ -506,11 +419,7 @@ fn a_panic_is_an_error_not_a_hang() {
 fn a_clip_that_hangs_is_replaced() {
     let root = tempfile::tempdir().unwrap();
     let source = source(root.path(), 12);
-    let config = LoaderConfig {
-        timeout: Duration::from_millis(500),
-        epochs: 1,
-        ..small()
-    };
+    let config = LoaderConfig { timeout: Duration::from_millis(500), epochs: 1, ..small() };
     let begin = Instant::now();
     let decoder = || FakeDecoder::with(&[("2", Behaviour::Hangs)]);
     let mut loader = train(&source, config.clone(), decoder()).unwrap();
@@ -518,17 +427,11 @@ fn a_clip_that_hangs_is_replaced() {
     assert_eq!(batches.len(), 3);
     assert!(begin.elapsed() < Duration::from_secs(3));
     assert!(loader.waited() > Duration::from_millis(400));
-    assert_eq!(
-        loader.failures().kinds().collect::<Vec<_>>(),
-        [("timeout", 1)]
-    );
+    assert_eq!(loader.failures().kinds().collect::<Vec<_>>(), [("timeout", 1)]);
     assert!(batches.iter().all(|batch| !batch.2.contains(&2)));
     // All but the slot that hung is as it would have been.
     let failing = FakeDecoder::with(&[("2", Behaviour::Fails)]);
-    assert_eq!(
-        batches,
-        all(train(&source, config.clone(), failing).unwrap())
-    );
+    assert_eq!(batches, all(train(&source, config.clone(), failing).unwrap()));
 
     let mut left_out = eval(&source, config, decoder());
     assert_eq!(left_out.next().unwrap().unwrap().bad, [2]);
@@ -539,14 +442,8 @@ fn a_store_that_hangs_is_an_error() {
     let root = tempfile::tempdir().unwrap();
     let source = source(root.path(), 12);
     let names: Vec<String> = (0..12).map(|number| number.to_string()).collect();
-    let hang: Vec<_> = names
-        .iter()
-        .map(|name| (&**name, Behaviour::Hangs))
-        .collect();
-    let config = LoaderConfig {
-        timeout: Duration::from_millis(100),
-        ..small()
-    };
+    let hang: Vec<_> = names.iter().map(|name| (&**name, Behaviour::Hangs)).collect();
+    let config = LoaderConfig { timeout: Duration::from_millis(100), ..small() };
     let mut loader = train(&source, config, FakeDecoder::with(&hang)).unwrap();
     let error = loader.next().unwrap().unwrap_err();
     assert!(matches!(error, LoaderError::Stalled { .. }), "{error}");
@@ -560,11 +457,7 @@ fn dropping_the_loader_ends_its_threads() {
     let slow = Behaviour::Takes(Duration::from_millis(20));
     let slow: Vec<_> = names.iter().map(|name| (&**name, slow)).collect();
     let decoder = Arc::new(FakeDecoder::with(&slow));
-    let config = LoaderConfig {
-        batch_size: 100,
-        prefetch: 4,
-        ..small()
-    };
+    let config = LoaderConfig { batch_size: 100, prefetch: 4, ..small() };
     let start = Position::default();
     let shared: Arc<dyn Decoder> = Arc::clone(&decoder) as _;
     let loader = Loader::train_with([source].into(), config, start, shared).unwrap();
@@ -584,10 +477,7 @@ fn settings_out_of_range_are_named() {
         let mut config = small();
         change(&mut config);
         let result = train(&source, config, FakeDecoder::default());
-        result
-            .err()
-            .expect("the setting is out of range")
-            .to_string()
+        result.err().expect("the setting is out of range").to_string()
     };
     assert!(fails(|c| c.batch_size = 0).contains("batch_size"));
     assert!(fails(|c| c.frames = 0).contains("frames"));
@@ -604,15 +494,9 @@ fn settings_out_of_range_are_named() {
     let decoder = Arc::new(FakeDecoder::default());
     let late = Loader::train_with([source.clone()].into(), small(), start, decoder);
     let text = late.err().unwrap().to_string();
-    assert!(
-        text.contains("batch 2 of epoch 1") && text.contains("2 batches"),
-        "{text}"
-    );
+    assert!(text.contains("batch 2 of epoch 1") && text.contains("2 batches"), "{text}");
 
-    let empty = Source {
-        clips: Vec::new(),
-        ..source
-    };
+    let empty = Source { clips: Vec::new(), ..source };
     assert_eq!(all(eval(&empty, small(), FakeDecoder::default())).len(), 0);
 }
 

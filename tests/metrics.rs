@@ -1,17 +1,12 @@
 //! Retrieval scores against worked numbers, brute force, and the real EPIC-Kitchens-100 relevancy.
 
-use avion::eval::metrics::{
-    GroundTruth, MetricError, MirScores, chance_mir, chance_recall, mir, recall_at,
-};
+use avion::eval::metrics::{GroundTruth, MetricError, MirScores, chance_mir, chance_recall, mir, recall_at};
 use std::collections::HashMap;
 use std::path::PathBuf;
 
 #[track_caller]
 fn close(found: f64, expected: f64) {
-    assert!(
-        (found - expected).abs() < 1e-6,
-        "found {found:.10}, expected {expected:.10}"
-    );
+    assert!((found - expected).abs() < 1e-6, "found {found:.10}, expected {expected:.10}");
 }
 
 /// Small deterministic numbers in [0, 1).
@@ -26,9 +21,7 @@ fn noise(seed: u64) -> impl Iterator<Item = f64> {
 }
 
 // Example A: 3 videos x 4 captions, measured on the reference implementation.
-const SIM_A: [f64; 12] = [
-    0.90, 0.20, 0.40, 0.35, 0.10, 0.80, 0.75, 0.30, 0.60, 0.55, 0.50, 0.20,
-];
+const SIM_A: [f64; 12] = [0.90, 0.20, 0.40, 0.35, 0.10, 0.80, 0.75, 0.30, 0.60, 0.55, 0.50, 0.20];
 const REL_A: [f64; 12] = [1.0, 0.5, 0.0, 0.25, 0.5, 1.0, 0.5, 0.0, 0.0, 0.5, 1.0, 1.0];
 
 #[test]
@@ -43,15 +36,9 @@ fn example_a_has_the_references_scores() {
     assert_eq!((scores.unmatched_videos, scores.unmatched_captions), (0, 0));
 
     // By hand: ranked relevancies are [1 0 .25 .5], [1 .5 0 .5], [0 .5 1 1].
-    close(
-        scores.textbook_map_v2t,
-        (1.0 + 1.0 + (1.0 / 3.0 + 2.0 / 4.0) / 2.0) / 3.0,
-    );
+    close(scores.textbook_map_v2t, (1.0 + 1.0 + (1.0 / 3.0 + 2.0 / 4.0) / 2.0) / 3.0);
     // Per caption: [1 0 .5], [1 .5 .5], [.5 1 0], [.25 0 1].
-    close(
-        scores.textbook_map_t2v,
-        (1.0 + 1.0 + 1.0 / 2.0 + 1.0 / 3.0) / 4.0,
-    );
+    close(scores.textbook_map_t2v, (1.0 + 1.0 + 1.0 / 2.0 + 1.0 / 3.0) / 4.0);
 
     // f32 similarities, as a model gives them, rank the same.
     let narrow: Vec<f32> = SIM_A.iter().map(|&s| s as f32).collect();
@@ -72,9 +59,7 @@ fn each_query_of_example_a_has_the_references_scores() {
     let ap = [1.0, 1.0, 0.75, 0.4166666667];
     let ndcg = [0.7601875334, 1.0, 0.8597186999, 0.2159393584];
     for caption in 0..4 {
-        let column = |matrix: &[f64; 12]| -> Vec<f64> {
-            (0..3).map(|video| matrix[video * 4 + caption]).collect()
-        };
+        let column = |matrix: &[f64; 12]| -> Vec<f64> { (0..3).map(|video| matrix[video * 4 + caption]).collect() };
         let scores = mir(&column(&SIM_A), &column(&REL_A), 3, 1).unwrap();
         close(scores.map_t2v, ap[caption]);
         close(scores.ndcg_t2v, ndcg[caption]);
@@ -128,29 +113,15 @@ fn bad_input_is_named() {
     ));
     assert!(matches!(
         mir(&[0.0; 4], &[1.0, 0.0, 0.0, 1.5], 2, 2),
-        Err(MetricError::BadRelevancy {
-            video: 1,
-            caption: 1,
-            value: 1.5
-        })
+        Err(MetricError::BadRelevancy { video: 1, caption: 1, value: 1.5 })
     ));
-    assert!(matches!(
-        mir(&[0.0; 4], &[0.5; 4], 2, 2),
-        Err(MetricError::NoMatches { query: "video", .. })
-    ));
-    assert!(matches!(
-        mir(&[0.0; 0], &[0.0; 0], 0, 0),
-        Err(MetricError::NoMatches { .. })
-    ));
+    assert!(matches!(mir(&[0.0; 4], &[0.5; 4], 2, 2), Err(MetricError::NoMatches { query: "video", .. })));
+    assert!(matches!(mir(&[0.0; 0], &[0.0; 0], 0, 0), Err(MetricError::NoMatches { .. })));
     assert!(recall_at(&[0.0; 6], 2, 3, GroundTruth::Diagonal, &[1]).is_err());
     let truth = [vec![0], vec![3]];
     assert!(matches!(
         recall_at(&[0.0; 6], 2, 3, GroundTruth::Captions(&truth), &[1]),
-        Err(MetricError::UnknownCaption {
-            video: 1,
-            caption: 3,
-            captions: 3
-        })
+        Err(MetricError::UnknownCaption { video: 1, caption: 3, captions: 3 })
     ));
 }
 
@@ -185,11 +156,7 @@ fn ties_count_against_us() {
 #[test]
 fn chance_of_pairs_is_k_over_n() {
     let chance = chance_recall(64, 64, GroundTruth::Diagonal, &[1, 5, 10, 100]).unwrap();
-    for (found, expected) in chance
-        .v2t
-        .iter()
-        .zip([1.0 / 64.0, 5.0 / 64.0, 10.0 / 64.0, 1.0])
-    {
+    for (found, expected) in chance.v2t.iter().zip([1.0 / 64.0, 5.0 / 64.0, 10.0 / 64.0, 1.0]) {
         close(*found, expected);
     }
     assert_eq!(chance.v2t, chance.t2v);
@@ -202,15 +169,7 @@ fn chance_is_the_mean_over_random_rankings() {
     let truth = [vec![0], vec![1, 3], vec![2], vec![0, 1, 2, 4]];
     let rel: Vec<f64> = truth
         .iter()
-        .flat_map(|right| {
-            (0..5).map(move |c| {
-                if right.contains(&c) {
-                    1.0
-                } else {
-                    0.25 * f64::from(c as u8 % 3)
-                }
-            })
-        })
+        .flat_map(|right| (0..5).map(move |c| if right.contains(&c) { 1.0 } else { 0.25 * f64::from(c as u8 % 3) }))
         .collect();
     let chance = chance_mir(&rel, 4, 5).unwrap();
     let expected_recall = chance_recall(4, 5, GroundTruth::Captions(&truth), &[1, 2]).unwrap();
@@ -238,10 +197,7 @@ fn chance_is_the_mean_over_random_rankings() {
     near(sum.ndcg_v2t, chance.ndcg_v2t);
     near(sum.ndcg_t2v, chance.ndcg_t2v);
     near(sum.textbook_map_v2t, chance.textbook_map_v2t);
-    for (total, expected) in recall
-        .iter()
-        .zip(expected_recall.v2t.iter().chain(&expected_recall.t2v))
-    {
+    for (total, expected) in recall.iter().zip(expected_recall.v2t.iter().chain(&expected_recall.t2v)) {
         near(*total, *expected);
     }
 }
@@ -250,12 +206,8 @@ fn chance_is_the_mean_over_random_rankings() {
 fn scores_do_not_depend_on_the_order_of_videos() {
     let (videos, captions) = (37, 23);
     let sim: Vec<f64> = noise(1).take(videos * captions).collect();
-    let rel: Vec<f64> = noise(2)
-        .take(videos * captions)
-        .map(|x| [0.0, 0.0, 0.5, 1.0][(x * 4.0) as usize])
-        .collect();
-    let flip =
-        |matrix: &[f64]| -> Vec<f64> { matrix.chunks(captions).rev().flatten().copied().collect() };
+    let rel: Vec<f64> = noise(2).take(videos * captions).map(|x| [0.0, 0.0, 0.5, 1.0][(x * 4.0) as usize]).collect();
+    let flip = |matrix: &[f64]| -> Vec<f64> { matrix.chunks(captions).rev().flatten().copied().collect() };
     let scores = mir(&sim, &rel, videos, captions).unwrap();
     let flipped = mir(&flip(&sim), &flip(&rel), videos, captions).unwrap();
     close(scores.map_v2t, flipped.map_v2t);
@@ -281,14 +233,9 @@ fn epic_relevancy(data: &std::path::Path) -> (Vec<f64>, usize, usize) {
             (row[0].to_owned(), (row[10].parse().unwrap(), nouns))
         })
         .collect();
-    let by_id: HashMap<_, _> = classes
-        .iter()
-        .map(|(id, class)| (id.as_str(), class))
-        .collect();
-    let sentences: Vec<_> = open("EPIC_100_retrieval_test_sentence.csv")
-        .records()
-        .map(|row| by_id[&row.unwrap()[0]])
-        .collect();
+    let by_id: HashMap<_, _> = classes.iter().map(|(id, class)| (id.as_str(), class)).collect();
+    let sentences: Vec<_> =
+        open("EPIC_100_retrieval_test_sentence.csv").records().map(|row| by_id[&row.unwrap()[0]]).collect();
     let mut rel = Vec::with_capacity(classes.len() * sentences.len());
     for (_, (verb, nouns)) in &classes {
         rel.extend(sentences.iter().map(|(other_verb, other_nouns)| {
@@ -305,10 +252,8 @@ fn epic_relevancy(data: &std::path::Path) -> (Vec<f64>, usize, usize) {
 
 #[test]
 fn the_full_epic_kitchens_test_set_has_the_references_scores() {
-    let folder = std::env::var_os("AVION_SHARED_DATA").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data"),
-        PathBuf::from,
-    );
+    let folder = std::env::var_os("AVION_SHARED_DATA")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
     if !folder.is_dir() {
         println!("SKIPPED: needs ../shared/data");
         return;
@@ -317,15 +262,11 @@ fn the_full_epic_kitchens_test_set_has_the_references_scores() {
     assert_eq!((videos, captions), (9668, 3842));
     close(rel.iter().sum::<f64>() / 1e6, 2.0403092333);
 
-    let sim: Vec<f64> = (0..videos)
-        .flat_map(|i| (0..captions).map(move |j| (12.9898 * i as f64 + 78.233 * j as f64).sin()))
-        .collect();
+    let sim: Vec<f64> =
+        (0..videos).flat_map(|i| (0..captions).map(move |j| (12.9898 * i as f64 + 78.233 * j as f64).sin())).collect();
     let start = std::time::Instant::now();
     let scores = mir(&sim, &rel, videos, captions).unwrap();
-    println!(
-        "{videos} x {captions}: {:.2} s",
-        start.elapsed().as_secs_f64()
-    );
+    println!("{videos} x {captions}: {:.2} s", start.elapsed().as_secs_f64());
     close(scores.map_v2t, 0.0566785505);
     close(scores.map_t2v, 0.0557026002);
     close(scores.map_avg, 0.0561905754);
@@ -340,12 +281,7 @@ fn the_full_epic_kitchens_test_set_has_the_references_scores() {
     assert!((chance.ndcg_avg - scores.ndcg_avg).abs() < 0.005);
 
     let oracle = mir(&rel, &rel, videos, captions).unwrap();
-    for score in [
-        oracle.map_v2t,
-        oracle.map_t2v,
-        oracle.ndcg_v2t,
-        oracle.ndcg_t2v,
-    ] {
+    for score in [oracle.map_v2t, oracle.map_t2v, oracle.ndcg_v2t, oracle.ndcg_t2v] {
         close(score, 1.0);
     }
     assert_eq!((oracle.unmatched_videos, oracle.unmatched_captions), (0, 0));

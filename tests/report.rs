@@ -1,9 +1,8 @@
 //! What a person sees of a run: the progress line, metrics.jsonl, event files, results.json and the page.
 
 use avion::report::{
-    BadSamples, ClipCard, EvalRecord, EvalTable, EventWriter, Fact, Match, MetricsLog, Progress,
-    ProgressPlan, Record, ReportData, Results, ScoreRow, Scores, Search, SearchHit, StepRecord,
-    Thumbnail, read_metrics,
+    BadSamples, ClipCard, EvalRecord, EvalTable, EventWriter, Fact, Match, MetricsLog, Progress, ProgressPlan, Record,
+    ReportData, Results, ScoreRow, Scores, Search, SearchHit, StepRecord, Thumbnail, read_metrics,
 };
 use std::fs;
 use std::path::Path;
@@ -27,21 +26,12 @@ fn step(step: u64) -> StepRecord {
 }
 
 fn evaluation(step: u64) -> EvalRecord {
-    EvalRecord {
-        step,
-        set: "ek100".into(),
-        scores: [("map_avg".into(), 0.25)].into(),
-        ..EvalRecord::default()
-    }
+    EvalRecord { step, set: "ek100".into(), scores: [("map_avg".into(), 0.25)].into(), ..EvalRecord::default() }
 }
 
 // ---- progress ----
 
-const PLAN: ProgressPlan = ProgressPlan {
-    total_steps: 48_000,
-    batch_size: 2048,
-    horizon_samples: 100_000,
-};
+const PLAN: ProgressPlan = ProgressPlan { total_steps: 48_000, batch_size: 2048, horizon_samples: 100_000 };
 
 fn drawn(columns: Option<usize>, draw: impl FnOnce(&mut Progress<&mut Vec<u8>>)) -> String {
     let mut out = Vec::new();
@@ -52,12 +42,7 @@ fn drawn(columns: Option<usize>, draw: impl FnOnce(&mut Progress<&mut Vec<u8>>))
 #[test]
 fn the_progress_line_says_everything() {
     let line = drawn(None, |progress| {
-        progress.update(&StepRecord {
-            epoch: 1.23,
-            loss: 2.4813,
-            accuracy: 0.4118,
-            ..step(1200)
-        })
+        progress.update(&StepRecord { epoch: 1.23, loss: 2.4813, accuracy: 0.4118, ..step(1200) })
     });
     assert_eq!(
         line,
@@ -82,10 +67,7 @@ fn a_terminal_is_redrawn_in_place_and_never_overflows() {
     for part in [parts[1], parts[3]] {
         let visible = part.trim_end().trim_end_matches("\x1b[K");
         assert!(visible.len() < 80, "{visible}");
-        assert!(
-            visible.contains("loss") && visible.contains("ETA"),
-            "{visible}"
-        );
+        assert!(visible.contains("loss") && visible.contains("ETA"), "{visible}");
     }
 }
 
@@ -95,15 +77,9 @@ fn means_forget_by_clips_not_by_updates() {
         let mut out = Vec::new();
         let plan = ProgressPlan { batch_size, ..PLAN };
         let mut progress = Progress::new(&mut out, None, plan, 0);
-        progress.update(&StepRecord {
-            loss: 4.0,
-            ..step(every)
-        });
+        progress.update(&StepRecord { loss: 4.0, ..step(every) });
         for i in 2..=(1_000_000 / batch_size as u64 / every) {
-            progress.update(&StepRecord {
-                loss: 2.0,
-                ..step(i * every)
-            });
+            progress.update(&StepRecord { loss: 2.0, ..step(i * every) });
         }
         let text = String::from_utf8(out).unwrap();
         let last = text.lines().last().unwrap().split("loss ").nth(1).unwrap();
@@ -111,33 +87,19 @@ fn means_forget_by_clips_not_by_updates() {
     };
     // A million clips at a horizon of 100,000: the first loss is forgotten, however they were batched.
     let (small, large) = (loss_after(250, 10), loss_after(1000, 5));
-    assert!(
-        (small - 2.0).abs() < 1e-3 && (large - 2.0).abs() < 1e-3,
-        "{small} {large}"
-    );
+    assert!((small - 2.0).abs() < 1e-3 && (large - 2.0).abs() < 1e-3, "{small} {large}");
 }
 
 #[test]
 fn a_bad_step_shows_and_passes() {
     let text = drawn(None, |progress| {
         progress.update(&step(1200));
-        progress.update(&StepRecord {
-            loss: f64::NAN,
-            ..step(1210)
-        });
-        progress.update(&StepRecord {
-            loss: 1.5,
-            bad_samples: 3,
-            ..step(1220)
-        });
+        progress.update(&StepRecord { loss: f64::NAN, ..step(1210) });
+        progress.update(&StepRecord { loss: 1.5, bad_samples: 3, ..step(1220) });
     });
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines[1].contains("loss NaN"), "{}", lines[1]);
-    assert!(
-        lines[2].contains("loss 1.5000") && lines[2].contains("bad 3"),
-        "{}",
-        lines[2]
-    );
+    assert!(lines[2].contains("loss 1.5000") && lines[2].contains("bad 3"), "{}", lines[2]);
 }
 
 // ---- metrics.jsonl ----
@@ -147,11 +109,7 @@ fn records_come_back_as_written() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("metrics.jsonl");
     let mut log = MetricsLog::create(&path).unwrap();
-    let records = [
-        Record::Eval(evaluation(0)),
-        Record::Step(step(10)),
-        Record::Eval(evaluation(10)),
-    ];
+    let records = [Record::Eval(evaluation(0)), Record::Step(step(10)), Record::Eval(evaluation(10))];
     for (index, record) in records.iter().enumerate() {
         log.write(record).unwrap();
         // On disk at once, the writer still open.
@@ -166,19 +124,9 @@ fn a_loss_that_is_not_finite_is_kept_as_null() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("metrics.jsonl");
     let mut log = MetricsLog::create(&path).unwrap();
-    log.write(&Record::Step(StepRecord {
-        loss: f64::INFINITY,
-        ..step(1)
-    }))
-    .unwrap();
-    assert!(
-        fs::read_to_string(&path)
-            .unwrap()
-            .contains(r#""loss":null"#)
-    );
-    let Record::Step(back) = &read_metrics(&path).unwrap()[0] else {
-        panic!("not a step")
-    };
+    log.write(&Record::Step(StepRecord { loss: f64::INFINITY, ..step(1) })).unwrap();
+    assert!(fs::read_to_string(&path).unwrap().contains(r#""loss":null"#));
+    let Record::Step(back) = &read_metrics(&path).unwrap()[0] else { panic!("not a step") };
     assert!(back.loss.is_nan() && back.grad_norm == 0.93);
 }
 
@@ -199,11 +147,7 @@ fn resuming_drops_later_records_and_a_torn_line() {
 
     let mut log = MetricsLog::resume(&path, 20).unwrap();
     log.write(&Record::Step(step(25))).unwrap();
-    let steps: Vec<u64> = read_metrics(&path)
-        .unwrap()
-        .iter()
-        .map(Record::step)
-        .collect();
+    let steps: Vec<u64> = read_metrics(&path).unwrap().iter().map(Record::step).collect();
     assert_eq!(steps, [10, 10, 20, 20, 25]);
 
     // No file yet: a new one.
@@ -218,10 +162,7 @@ fn a_damaged_line_is_named() {
     let path = folder.path().join("metrics.jsonl");
     fs::write(&path, "\n{\"kind\":\"lunch\"}\n").unwrap();
     let message = read_metrics(&path).unwrap_err().to_string();
-    assert!(
-        message.contains("metrics.jsonl, line 2: unknown variant `lunch`"),
-        "{message}"
-    );
+    assert!(message.contains("metrics.jsonl, line 2: unknown variant `lunch`"), "{message}");
 }
 
 // ---- TensorBoard ----
@@ -296,10 +237,7 @@ fn picture(width: usize, height: usize, hue: usize) -> Vec<u8> {
     let mut rgb = Vec::with_capacity(width * height * 3);
     for y in 0..height {
         for x in 0..width {
-            let (dx, dy) = (
-                x as f64 / width as f64 - 0.5,
-                y as f64 / height as f64 - 0.5,
-            );
+            let (dx, dy) = (x as f64 / width as f64 - 0.5, y as f64 / height as f64 - 0.5);
             let inside = dx * dx + dy * dy < 0.05 + 0.02 * (hue % 5) as f64;
             let background = (40 + 120 * y / height) as u8;
             let mut pixel = [background, background, background.saturating_add(20)];
@@ -315,14 +253,10 @@ fn picture(width: usize, height: usize, hue: usize) -> Vec<u8> {
 fn write_events(folder: &Path) -> std::path::PathBuf {
     let mut writer = EventWriter::create(folder, None).unwrap();
     for at in 0..200u64 {
-        writer
-            .scalar("train/loss", at, 4.0 / (at + 1) as f64)
-            .unwrap();
+        writer.scalar("train/loss", at, 4.0 / (at + 1) as f64).unwrap();
     }
     writer.text("recipe", 0, "name = \"demo\" — ✓").unwrap();
-    writer
-        .image("clips", 3, &picture(40, 30, 0), 40, 30)
-        .unwrap();
+    writer.image("clips", 3, &picture(40, 30, 0), 40, 30).unwrap();
     writer.flush().unwrap();
     writer.path().to_owned()
 }
@@ -346,9 +280,7 @@ fn event_files_decode() {
 
     let image = field(&value(&events[202]), 4);
     let png = field(&image, 4);
-    let mut reader = png::Decoder::new(std::io::Cursor::new(png))
-        .read_info()
-        .unwrap();
+    let mut reader = png::Decoder::new(std::io::Cursor::new(png)).read_info().unwrap();
     let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
     reader.next_frame(&mut rgb).unwrap();
     assert_eq!(rgb, picture(40, 30, 0));
@@ -360,10 +292,7 @@ fn tensorboard_itself_reads_event_files() {
     write_events(folder.path());
     // Resumed after step 99: TensorBoard must forget 100 to 199 of the first file.
     let mut writer = EventWriter::create(folder.path(), Some(99)).unwrap();
-    let resumed = StepRecord {
-        loss: 0.5,
-        ..step(100)
-    };
+    let resumed = StepRecord { loss: 0.5, ..step(100) };
     writer.record(&Record::Step(resumed)).unwrap();
     writer.record(&Record::Eval(evaluation(100))).unwrap();
     writer.flush().unwrap();
@@ -382,34 +311,19 @@ assert text == 'name = \"demo\" — ✓', text
 assert run.Scalars('eval/ek100/map_avg')[0].value == 0.25
 assert run.Scalars('train/clips_per_s')[0].value == 4970.0
 ";
-    let available = Command::new("python3")
-        .args(["-c", "import tensorboard"])
-        .output();
+    let available = Command::new("python3").args(["-c", "import tensorboard"]).output();
     if !available.is_ok_and(|run| run.status.success()) {
         println!("SKIPPED: needs python3 with the package tensorboard");
         return;
     }
-    let run = Command::new("python3")
-        .args(["-c", script])
-        .arg(folder.path())
-        .output()
-        .unwrap();
-    assert!(
-        run.status.success(),
-        "{}",
-        String::from_utf8_lossy(&run.stderr)
-    );
+    let run = Command::new("python3").args(["-c", script]).arg(folder.path()).output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
 }
 
 // ---- results.json and the page ----
 
 fn results() -> Results {
-    let scores = |r1: f64| Scores {
-        t2v_r1: r1,
-        v2t_r1: r1 * 0.9,
-        map: r1 * 0.8,
-        ndcg: r1 * 0.95,
-    };
+    let scores = |r1: f64| Scores { t2v_r1: r1, v2t_r1: r1 * 0.9, map: r1 * 0.8, ndcg: r1 * 0.95 };
     Results {
         chance: scores(1.0 / 64.0),
         before: scores(0.02),
@@ -438,10 +352,7 @@ fn results_come_back_and_have_the_promised_names() {
 #[test]
 fn pictures_of_the_wrong_size_are_refused() {
     let message = Thumbnail::from_rgb(&[0; 10], 2, 2).unwrap_err().to_string();
-    assert!(
-        message.contains("2 x 2 needs 12 bytes") && message.contains("has 10"),
-        "{message}"
-    );
+    assert!(message.contains("2 x 2 needs 12 bytes") && message.contains("has 10"), "{message}");
     assert!(Thumbnail::from_rgb(&[], 0, 5).is_err());
 }
 
@@ -461,19 +372,11 @@ fn sample() -> ReportData {
         records.push(Record::Step(StepRecord {
             step: index * 20,
             epoch: done * 5.0,
-            loss: if index == 170 || index == 171 {
-                f64::NAN
-            } else {
-                loss
-            },
+            loss: if index == 170 || index == 171 { f64::NAN } else { loss },
             accuracy: (1.0 - loss / 4.3 + 0.05 * noise()).clamp(0.0, 1.0),
             grad_norm: (1.5 * noise() - 2.0 * done).exp() * 3.0,
             lr: 3e-5
-                * if done < 0.1 {
-                    done * 10.0
-                } else {
-                    0.5 + 0.5 * (std::f64::consts::PI * (done - 0.1) / 0.9).cos()
-                },
+                * if done < 0.1 { done * 10.0 } else { 0.5 + 0.5 * (std::f64::consts::PI * (done - 0.1) / 0.9).cos() },
             logit_scale: 2.659 + done,
             step_ms: 412.0 + 30.0 * noise(),
             clips_per_s: 4970.0 + 350.0 * noise(),
@@ -511,24 +414,14 @@ fn sample() -> ReportData {
         })
     };
     let mut data = ReportData::from_run("demo", &results(), records);
-    data.subtitle =
-        "CLIP-style training of a tiny video and text encoder on 512 synthetic narrated clips"
-            .into();
+    data.subtitle = "CLIP-style training of a tiny video and text encoder on 512 synthetic narrated clips".into();
     data.facts.extend([
-        Fact::new(
-            "recipe",
-            "configs/demo.toml, 30 epochs, batch 64, lr 1e-3, seed 0",
-        ),
+        Fact::new("recipe", "configs/demo.toml, 30 epochs, batch 64, lr 1e-3, seed 0"),
         Fact::new("versions", "avion 0.1.0, burn 0.21.0"),
     ]);
     data.tables.push(EvalTable {
         set: "EPIC-Kitchens-100 <test>".into(),
-        rows: vec![ScoreRow {
-            name: "mAP".into(),
-            chance: Some(0.0563),
-            before: None,
-            after: Some(0.274),
-        }],
+        rows: vec![ScoreRow { name: "mAP".into(), chance: Some(0.0563), before: None, after: Some(0.274) }],
     });
     data.searches = (0..3)
         .map(|query| Search {
@@ -552,19 +445,12 @@ fn sample() -> ReportData {
             rank: if clip == 2 { 3 } else { 1 },
             candidates: 1024,
             matches: found(clip, if clip == 2 { 0 } else { clip })
-                .map(|(index, similarity, right)| Match {
-                    caption: captions[index].into(),
-                    similarity,
-                    right,
-                })
+                .map(|(index, similarity, right)| Match { caption: captions[index].into(), similarity, right })
                 .collect(),
         })
         .collect();
-    data.bad_samples = BadSamples {
-        samples: 122_880,
-        skipped: 3,
-        examples: vec![Fact::new("videos/<b>.mp4", "moov atom not found")],
-    };
+    data.bad_samples =
+        BadSamples { samples: 122_880, skipped: 3, examples: vec![Fact::new("videos/<b>.mp4", "moov atom not found")] };
     data
 }
 
@@ -576,21 +462,12 @@ fn the_page_stands_alone_and_shows_everything() {
     data.write(&path).unwrap();
     let page = fs::read_to_string(&path).unwrap();
     // Stays behind for a person to look at.
-    fs::write(
-        Path::new(env!("CARGO_TARGET_TMPDIR")).join("report.html"),
-        &page,
-    )
-    .unwrap();
+    fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join("report.html"), &page).unwrap();
 
-    for outside in [
-        "http://", "https://", "<script", "<link", "url(", "@import", "src=\"/", "NaN", "inf",
-    ] {
+    for outside in ["http://", "https://", "<script", "<link", "url(", "@import", "src=\"/", "NaN", "inf"] {
         assert!(!page.contains(outside), "{outside}");
     }
-    assert_eq!(
-        page.matches("<img ").count(),
-        page.matches("<img src=\"data:image/jpeg;base64,").count()
-    );
+    assert_eq!(page.matches("<img ").count(), page.matches("<img src=\"data:image/jpeg;base64,").count());
     assert_eq!(page.matches("<img ").count(), 3 * 4 + 4 * 4);
     for shown in [
         "#C C puts the green cup on the &lt;shelf&gt; &amp; leaves",
@@ -620,15 +497,8 @@ fn a_page_of_nothing_is_still_a_page() {
     assert!(!page.contains("<section>"));
     balanced(&page);
     // One step, and none of its numbers finite or positive.
-    let record = StepRecord {
-        loss: f64::NAN,
-        grad_norm: 0.0,
-        ..StepRecord::default()
-    };
-    let data = ReportData {
-        records: vec![Record::Step(record)],
-        ..ReportData::default()
-    };
+    let record = StepRecord { loss: f64::NAN, grad_norm: 0.0, ..StepRecord::default() };
+    let data = ReportData { records: vec![Record::Step(record)], ..ReportData::default() };
     let page = data.render();
     assert!(page.contains("nothing finite was logged") && !page.contains("NaN"));
     balanced(&page);
@@ -640,11 +510,7 @@ fn balanced(page: &str) {
     let mut open = Vec::new();
     for tag in page.split('<').skip(1) {
         let tag = tag.split('>').next().unwrap();
-        let name = tag
-            .trim_start_matches('/')
-            .split([' ', '/'])
-            .next()
-            .unwrap();
+        let name = tag.trim_start_matches('/').split([' ', '/']).next().unwrap();
         if tag.starts_with('/') {
             assert_eq!(open.pop(), Some(name), "</{name}>");
         } else if !tag.ends_with('/') && !VOID.contains(&name) {

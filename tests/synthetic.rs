@@ -4,20 +4,13 @@
 use avion::data::Captions;
 use avion::data::loader::{Loader, LoaderConfig};
 use avion::data::sampler::Position;
-use avion::data::synthetic::{
-    Split, SyntheticConfig, SyntheticSet, WriteError, generate, write_video,
-};
+use avion::data::synthetic::{Split, SyntheticConfig, SyntheticSet, WriteError, generate, write_video};
 use avion::video::{CropBox, VideoReader};
 use std::collections::HashSet;
 use std::path::Path;
 
 fn small() -> SyntheticConfig {
-    SyntheticConfig {
-        clips: 12,
-        heldout: 6,
-        size_px: 64,
-        ..SyntheticConfig::default()
-    }
+    SyntheticConfig { clips: 12, heldout: 6, size_px: 64, ..SyntheticConfig::default() }
 }
 
 fn loader_config() -> LoaderConfig {
@@ -65,11 +58,7 @@ fn decode(path: &Path) -> (VideoReader, Vec<u8>) {
 
 fn mean_difference(a: &[u8], b: &[u8]) -> f64 {
     assert_eq!(a.len(), b.len());
-    let sum: u64 = a
-        .iter()
-        .zip(b)
-        .map(|(a, b)| u64::from(a.abs_diff(*b)))
-        .sum();
+    let sum: u64 = a.iter().zip(b).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
     sum as f64 / a.len() as f64
 }
 
@@ -103,10 +92,7 @@ fn what_cannot_be_written_is_refused_and_leaves_nothing() {
     assert!(matches!(rate, Err(WriteError::Shape { .. })));
     let short = write_video(&path, 32, 32, 10.0, [&frame[..], &frame[1..]]);
     let text = short.unwrap_err().to_string();
-    assert!(
-        text.contains("frame 1 has 3071 bytes, expected 3072"),
-        "{text}"
-    );
+    assert!(text.contains("frame 1 has 3071 bytes, expected 3072"), "{text}");
     let nowhere = write_video(&folder.path().join("no/a.mp4"), 32, 32, 10.0, [&frame]);
     assert!(nowhere.is_err());
     assert!(contents(folder.path()).is_empty());
@@ -116,9 +102,7 @@ fn what_cannot_be_written_is_refused_and_leaves_nothing() {
 fn a_set_is_determined_by_its_settings_and_made_once() {
     let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let make = |folder: &Path, config: &SyntheticConfig| generate(folder, config).unwrap();
-    let [first, second] = folders
-        .each_ref()
-        .map(|folder| make(folder.path(), &small()));
+    let [first, second] = folders.each_ref().map(|folder| make(folder.path(), &small()));
     assert!(!first.reused && !second.reused);
     assert_eq!(contents(folders[0].path()), contents(folders[1].path()));
 
@@ -140,15 +124,9 @@ fn a_set_is_determined_by_its_settings_and_made_once() {
 fn tables_name_the_clips() {
     let folder = tempfile::tempdir().unwrap();
     let set = generate(folder.path(), &small()).unwrap();
-    for (table, clips) in [
-        (&set.train_csv, &set.train),
-        (&set.heldout_csv, &set.heldout),
-    ] {
+    for (table, clips) in [(&set.train_csv, &set.train), (&set.heldout_csv, &set.heldout)] {
         let mut reader = csv::Reader::from_path(table).unwrap();
-        assert_eq!(
-            reader.headers().unwrap(),
-            vec!["video", "start", "end", "caption"]
-        );
+        assert_eq!(reader.headers().unwrap(), vec!["video", "start", "end", "caption"]);
         let rows: Vec<_> = reader.records().map(Result::unwrap).collect();
         assert_eq!(rows.len(), clips.len());
         for (row, clip) in rows.iter().zip(clips) {
@@ -160,10 +138,7 @@ fn tables_name_the_clips() {
         }
     }
     let captions = |clips: &[avion::data::Clip]| -> HashSet<String> {
-        clips
-            .iter()
-            .map(|clip| format!("{:?}", clip.captions))
-            .collect()
+        clips.iter().map(|clip| format!("{:?}", clip.captions)).collect()
     };
     assert_eq!(captions(&set.heldout).len(), 6);
     assert!(captions(&set.heldout).is_disjoint(&captions(&set.train)));
@@ -201,28 +176,17 @@ fn eval(set: &SyntheticSet) -> Vec<Vec<u8>> {
 fn chunked_videos_show_the_same_as_whole_ones() {
     let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let whole = generate(folders[0].path(), &small()).unwrap();
-    let config = SyntheticConfig {
-        chunk_s: 0.5,
-        ..small()
-    };
+    let config = SyntheticConfig { chunk_s: 0.5, ..small() };
     let chunked = generate(folders[1].path(), &config).unwrap();
     assert!(chunked.root.join("train_00000.mp4/1.5.mp4").is_file());
     let (whole, chunked) = (eval(&whole), eval(&chunked));
-    assert_eq!(
-        whole.iter().map(Vec::len).sum::<usize>(),
-        6 * 4 * 64 * 64 * 3
-    );
+    assert_eq!(whole.iter().map(Vec::len).sum::<usize>(), 6 * 4 * 64 * 64 * 3);
     for (whole, chunked) in whole.iter().zip(&chunked) {
         // Coded apart, and the chunked clip ends a frame earlier: nearly the same pictures.
         let difference = mean_difference(whole, chunked);
         assert!(difference < 3.0, "{difference}");
     }
-    assert!(
-        mean_difference(
-            &whole[0][..64 * 64 * 3],
-            &whole[0][4 * 64 * 64 * 3..][..64 * 64 * 3]
-        ) > 5.0
-    );
+    assert!(mean_difference(&whole[0][..64 * 64 * 3], &whole[0][4 * 64 * 64 * 3..][..64 * 64 * 3]) > 5.0);
 }
 
 #[test]
@@ -238,11 +202,7 @@ fn damaged_files_are_replaced_the_same_way_each_time() {
     source.clips[4].end_s = 0.0;
 
     let run = |workers, max_bad_share| {
-        let config = LoaderConfig {
-            workers,
-            max_bad_share,
-            ..loader_config()
-        };
+        let config = LoaderConfig { workers, max_bad_share, ..loader_config() };
         Loader::train([source.clone()].into(), config, Position::default()).unwrap()
     };
     let mut loader = run(1, 0.5);
@@ -253,10 +213,7 @@ fn damaged_files_are_replaced_the_same_way_each_time() {
     bad.dedup();
     assert_eq!(bad, [1, 2, 3, 4]);
     let summary = loader.failures().summary();
-    assert!(
-        summary.contains("missing") && summary.contains("zero-length"),
-        "{summary}"
-    );
+    assert!(summary.contains("missing") && summary.contains("zero-length"), "{summary}");
 
     for (batch, again) in batches.iter().zip(run(3, 0.5)) {
         let again = again.unwrap();

@@ -15,10 +15,7 @@ fn open(name: &str) -> TorchFile {
 }
 
 fn values(tensor: &TensorData<'_>) -> Vec<f32> {
-    assert_eq!(
-        tensor.data.len(),
-        tensor.shape.iter().product::<usize>() * tensor.dtype.bytes()
-    );
+    assert_eq!(tensor.data.len(), tensor.shape.iter().product::<usize>() * tensor.dtype.bytes());
     fn each<const N: usize>(data: &[u8], number: impl Fn([u8; N]) -> f32) -> Vec<f32> {
         data.as_chunks::<N>().0.iter().map(|&b| number(b)).collect()
     }
@@ -48,10 +45,7 @@ fn a_checkpoint_gives_its_weights_by_plain_names() {
     assert_eq!(file.names().next(), Some("state_dict.module.visual.proj"));
     let weights = file.state_dict().unwrap();
     assert_eq!(weights.len(), 17);
-    assert_eq!(
-        weights.shape("visual.proj"),
-        Some((Dtype::F32, [3, 4].as_slice()))
-    );
+    assert_eq!(weights.shape("visual.proj"), Some((Dtype::F32, [3, 4].as_slice())));
     assert_eq!(values(&weights.tensor("visual.proj").unwrap()), count(12));
     assert_eq!(values(&weights.tensor("parameter").unwrap()), count(4));
     let same = file.tensor("state_dict.module.visual.proj").unwrap();
@@ -60,10 +54,7 @@ fn a_checkpoint_gives_its_weights_by_plain_names() {
     let scalar = weights.tensor("scalar").unwrap();
     assert_eq!((scalar.shape.len(), values(&scalar)), (0, vec![0.5]));
     let empty = weights.tensor("empty").unwrap();
-    assert_eq!(
-        (empty.shape.as_slice(), empty.data.len()),
-        ([0, 3].as_slice(), 0)
-    );
+    assert_eq!((empty.shape.as_slice(), empty.data.len()), ([0, 3].as_slice(), 0));
 }
 
 #[test]
@@ -72,16 +63,10 @@ fn views_are_unfolded() {
     let weights = file.state_dict().unwrap();
     let transposed = weights.tensor("visual.transposed").unwrap();
     assert_eq!(transposed.shape, [3, 4]);
-    assert_eq!(
-        values(&transposed),
-        [0., 3., 6., 9., 1., 4., 7., 10., 2., 5., 8., 11.]
-    );
+    assert_eq!(values(&transposed), [0., 3., 6., 9., 1., 4., 7., 10., 2., 5., 8., 11.]);
     let expanded = weights.tensor("expanded").unwrap();
     assert_eq!(expanded.shape, [3, 4]);
-    assert_eq!(
-        values(&expanded),
-        [0., 0., 0., 0., 1., 1., 1., 1., 2., 2., 2., 2.]
-    );
+    assert_eq!(values(&expanded), [0., 0., 0., 0., 1., 1., 1., 1., 2., 2., 2., 2.]);
     let sliced = weights.tensor("sliced").unwrap();
     assert_eq!(sliced.shape, [3, 2]);
     assert_eq!(values(&sliced), [8., 9., 18., 19., 28., 29.]);
@@ -107,10 +92,7 @@ fn every_type_is_read() {
         assert_eq!(values(&tensor), count(5), "{name}");
     }
     let flags = weights.tensor("bool").unwrap();
-    assert_eq!(
-        (flags.dtype, values(&flags)),
-        (Dtype::Bool, vec![1., 0., 1.])
-    );
+    assert_eq!((flags.dtype, values(&flags)), (Dtype::Bool, vec![1., 0., 1.]));
     let error = weights.tensor("complex").unwrap_err().to_string();
     assert!(error.contains("\"state_dict.module.complex\""), "{error}");
     assert!(error.contains("ComplexFloatStorage"), "{error}");
@@ -121,10 +103,7 @@ fn arguments_and_scores_are_readable() {
     let file = open("checkpoint.pt");
     let args = file.root().get("args").unwrap();
     assert_eq!(args.class(), Some(("argparse", "Namespace")));
-    assert_eq!(
-        args.attribute("model").unwrap().as_str(),
-        Some("CLIP_VITB16")
-    );
+    assert_eq!(args.attribute("model").unwrap().as_str(), Some("CLIP_VITB16"));
     assert_eq!(args.attribute("lr").unwrap().as_f64(), Some(3e-5));
     assert_eq!(args.attribute("betas").unwrap().items().unwrap().len(), 2);
     assert_eq!(file.root().get("epoch").unwrap().as_int(), Some(3));
@@ -137,19 +116,13 @@ fn weights_are_found_under_every_usual_key() {
         let file = open(name);
         let weights = file.state_dict().unwrap();
         assert_eq!(weights.names().collect::<Vec<_>>(), ["blocks.0.weight"]);
-        assert_eq!(
-            values(&weights.tensor("blocks.0.weight").unwrap()),
-            [0., 1.]
-        );
+        assert_eq!(values(&weights.tensor("blocks.0.weight").unwrap()), [0., 1.]);
     }
     let file = open("bare.pth");
     let weights = file.state_dict().unwrap();
     assert_eq!(weights.names().collect::<Vec<_>>(), ["bias", "weight"]);
     let error = weights.tensor("visual.proj").err().unwrap().to_string();
-    assert!(
-        error.contains("bare.pth: holds no tensor \"visual.proj\""),
-        "{error}"
-    );
+    assert!(error.contains("bare.pth: holds no tensor \"visual.proj\""), "{error}");
 }
 
 #[test]
@@ -158,20 +131,10 @@ fn torchscript_tensors_are_named_by_attribute() {
     let weights = file.state_dict().unwrap();
     assert_eq!(
         weights.names().collect::<Vec<_>>(),
-        [
-            "half_weight",
-            "logit_scale",
-            "visual.0.steps",
-            "visual.0.weight",
-            "visual.1.bias",
-            "visual.1.weight"
-        ]
+        ["half_weight", "logit_scale", "visual.0.steps", "visual.0.weight", "visual.1.bias", "visual.1.weight"]
     );
     let weight = weights.tensor("visual.0.weight").unwrap();
-    assert_eq!(
-        (weight.shape.as_slice(), values(&weight)),
-        ([2, 3].as_slice(), count(6))
-    );
+    assert_eq!((weight.shape.as_slice(), values(&weight)), ([2, 3].as_slice(), count(6)));
     let half = weights.tensor("half_weight").unwrap();
     assert_eq!((half.dtype, values(&half)), (Dtype::F16, count(4)));
     assert_eq!(values(&weights.tensor("logit_scale").unwrap()), [2.5]);
@@ -198,26 +161,15 @@ fn other_files_are_named() {
         let error = TorchFile::open(&path).err().unwrap().to_string();
         assert!(error.contains(expected), "{error}");
     }
-    let error = TorchFile::open(folder.path().join("none.pt"))
-        .err()
-        .unwrap();
+    let error = TorchFile::open(folder.path().join("none.pt")).err().unwrap();
     assert!(matches!(error, TorchFileError::Io { .. }), "{error}");
 }
 
 /// Copies an archive entry by entry, changing them.
-fn rewrite(
-    name: &str,
-    to: &Path,
-    change: impl Fn(&str, Vec<u8>) -> Option<Vec<u8>>,
-    compress: bool,
-) {
+fn rewrite(name: &str, to: &Path, change: impl Fn(&str, Vec<u8>) -> Option<Vec<u8>>, compress: bool) {
     let mut from = zip::ZipArchive::new(std::fs::File::open(fixture(name)).unwrap()).unwrap();
     let mut into = zip::ZipWriter::new(std::fs::File::create(to).unwrap());
-    let method = if compress {
-        zip::CompressionMethod::Deflated
-    } else {
-        zip::CompressionMethod::Stored
-    };
+    let method = if compress { zip::CompressionMethod::Deflated } else { zip::CompressionMethod::Stored };
     let options = zip::write::SimpleFileOptions::default().compression_method(method);
     for i in 0..from.len() {
         let mut entry = from.by_index(i).unwrap();
@@ -254,8 +206,7 @@ fn damage_is_reported_where_it_is() {
     let error = TorchFile::open(&path).err().unwrap();
     assert!(matches!(error, TorchFileError::Zip { .. }), "{error}");
 
-    let without =
-        |lost: &'static str| move |name: &str, data| (!name.ends_with(lost)).then_some(data);
+    let without = |lost: &'static str| move |name: &str, data| (!name.ends_with(lost)).then_some(data);
     rewrite("checkpoint.pt", &path, without("/data.pkl"), false);
     let error = TorchFile::open(&path).err().unwrap().to_string();
     assert!(error.contains("lacks data.pkl"), "{error}");
@@ -265,33 +216,15 @@ fn damage_is_reported_where_it_is() {
     let error = file.state_dict().unwrap().tensor("weight").unwrap_err();
     assert!(error.to_string().contains("lacks data/0"), "{error}");
 
-    let shortened = |name: &str, data: Vec<u8>| {
-        Some(if name.ends_with("/data/0") {
-            data[..4].to_vec()
-        } else {
-            data
-        })
-    };
+    let shortened = |name: &str, data: Vec<u8>| Some(if name.ends_with("/data/0") { data[..4].to_vec() } else { data });
     rewrite("bare.pth", &path, shortened, false);
     let file = TorchFile::open(&path).unwrap();
     let error = file.state_dict().unwrap().tensor("weight").unwrap_err();
-    assert!(
-        matches!(
-            error,
-            TorchFileError::ShortEntry {
-                needed: 8,
-                found: 4,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, TorchFileError::ShortEntry { needed: 8, found: 4, .. }), "{error}");
 
     let mut foreign = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
     for (name, data) in [("a/data.pkl", b"N.".as_slice()), ("a/byteorder", b"big")] {
-        foreign
-            .start_file(name, zip::write::SimpleFileOptions::default())
-            .unwrap();
+        foreign.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
         foreign.write_all(data).unwrap();
     }
     foreign.finish().unwrap();
@@ -300,18 +233,12 @@ fn damage_is_reported_where_it_is() {
 
     // one flipped bit in a storage: only `verify` looks
     let mut flipped = whole.clone();
-    let twelve = count(12)
-        .iter()
-        .flat_map(|x| x.to_le_bytes())
-        .collect::<Vec<_>>();
+    let twelve = count(12).iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>();
     let place = whole.windows(48).position(|bytes| bytes == twelve).unwrap();
     flipped[place + 20] ^= 1;
     std::fs::write(&path, &flipped).unwrap();
     let error = TorchFile::open(&path).unwrap().verify().unwrap_err();
-    assert!(
-        matches!(error, TorchFileError::DamagedEntry { .. }),
-        "{error}"
-    );
+    assert!(matches!(error, TorchFileError::DamagedEntry { .. }), "{error}");
 }
 
 proptest! {

@@ -1,4 +1,4 @@
-//! Batched matrix product over strided operands: `out (+)= scale * a b`.
+//! Batched matrix product over strided operands: `out = scale * a b`.
 //!
 //! Strides say how each operand lies in its buffer, so transposed weights, packed queries, keys and values, and heads
 //! interleaved with tokens are all read and written in place, without a copy.
@@ -59,7 +59,14 @@ impl Problem {
             + 1
     }
 
-    fn check(&self, name: &'static str, operand: &Operand, rows: usize, columns: usize, len: usize) -> Result<(), KernelError> {
+    fn check(
+        &self,
+        name: &'static str,
+        operand: &Operand,
+        rows: usize,
+        columns: usize,
+        len: usize,
+    ) -> Result<(), KernelError> {
         let reach = self.reach(operand, rows, columns);
         if reach > len || reach > u32::MAX as usize {
             return Err(KernelError::Shape {
@@ -73,16 +80,11 @@ impl Problem {
     }
 }
 
-/// The same in f64; `out` is added to when `accumulate`.
-pub fn reference(
-    problem: Problem,
-    scale: f64,
-    a: (&[f32], Operand),
-    b: (&[f32], Operand),
-    out: (&mut [f64], Operand),
-    accumulate: bool,
-) {
-    let at = |o: &Operand, i: usize, j: usize, r: usize, c: usize| o.offset + i * o.outer + j * o.inner + r * o.rows + c * o.columns;
+/// The same in f64.
+pub fn reference(problem: Problem, scale: f64, a: (&[f32], Operand), b: (&[f32], Operand), out: (&mut [f64], Operand)) {
+    let at = |o: &Operand, i: usize, j: usize, r: usize, c: usize| {
+        o.offset + i * o.outer + j * o.inner + r * o.rows + c * o.columns
+    };
     for i in 0..problem.outer {
         for j in 0..problem.inner {
             for m in 0..problem.m {
@@ -90,8 +92,7 @@ pub fn reference(
                     let dot: f64 = (0..problem.k)
                         .map(|k| a.0[at(&a.1, i, j, m, k)] as f64 * b.0[at(&b.1, i, j, k, n)] as f64)
                         .sum();
-                    let slot = &mut out.0[at(&out.1, i, j, m, n)];
-                    *slot = scale * dot + if accumulate { *slot } else { 0.0 };
+                    out.0[at(&out.1, i, j, m, n)] = scale * dot;
                 }
             }
         }

@@ -2,19 +2,29 @@
 //! shared memory, no barriers.
 //!
 //! Made for Mesa's software Vulkan, where a load costs about as much as ten multiply-adds and a barrier far more:
-//! operations per load are what counts, `tile_m * tile_n / (tile_m + tile_n)`.
+//! operations per load are what counts, `tile / 2` for a square tile.
 
 use super::{Operand, Problem};
 use crate::{FloatKind, Handle, KernelError, with_float};
 use cubecl::prelude::*;
 
-/// Units per cube.
-const UNITS: u32 = 32;
+/// Units per cube: one vector of an AVX2 machine, so that small problems still spread over the cores.
+const UNITS: u32 = 8;
 
-/// Rows and columns of the result per unit. Measured on Mesa 22 (llvmpipe), 2080 x 96 x 288, per CPU second:
-/// 1 x 1 0.11 GFLOP, 4 x 4 0.44, 8 x 8 0.88, 16 x 8 1.15.
-const TILE_M: u32 = 16;
-const TILE_N: u32 = 8;
+/// Side of the result's tile per unit. Measured on Mesa 22 (llvmpipe, 2 cores), `[1184, 64] x [64, 192]`: 8 x 8 1.9 GFLOP/s,
+/// 16 x 16 3.3; 32 x 16 is faster still but takes Mesa 14 s to compile, 16 x 16 2.4 s.
+const LARGE_TILE: u32 = 16;
+const SMALL_TILE: u32 = 8;
+
+/// Tiles below which the large ones would leave cores idle.
+const ENOUGH_TILES: u32 = 32;
+
+/// The larger tile when there are enough of them and few reach past the edge.
+fn tile_for(problem: &Problem) -> u32 {
+    let tiles = (problem.m as u32).div_ceil(LARGE_TILE) * (problem.n as u32).div_ceil(LARGE_TILE);
+    let many = tiles * (problem.outer * problem.inner) as u32 >= ENOUGH_TILES;
+    if many && problem.m.min(problem.n) >= 3 * LARGE_TILE as usize { LARGE_TILE } else { SMALL_TILE }
+}
 
 /// Where an operand lies, as the kernel reads it.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
@@ -40,61 +50,55 @@ fn tiled_kernel<E: Float, O: Float>(
     inner: u32,
     tiles_n: u32,
     scale: f32,
-    #[comptime] tile_m: u32,
-    #[comptime] tile_n: u32,
-    #[comptime] accumulate: bool,
+    #[comptime] tile: u32,
 ) {
-    let tile = CUBE_POS_X * UNITS + UNIT_POS;
-    let row0 = (tile / tiles_n) * tile_m;
-    let column0 = (tile % tiles_n) * tile_n;
+    let place = CUBE_POS_X * UNITS + UNIT_POS;
+    let row0 = (place / tiles_n) * tile;
+    let column0 = (place % tiles_n) * tile;
     if row0 < m {
         let (i, j) = (CUBE_POS_Y / inner, CUBE_POS_Y % inner);
         let a_base = a_lie.offset + i * a_lie.outer + j * a_lie.inner;
         let b_base = b_lie.offset + i * b_lie.outer + j * b_lie.inner;
 
-        let mut a_at = Array::<u32>::new(tile_m as usize);
-        let mut b_at = Array::<u32>::new(tile_n as usize);
+        let mut a_at = Array::<u32>::new(tile as usize);
+        let mut b_at = Array::<u32>::new(tile as usize);
         // Rows and columns past the end repeat the last one; their results are not written.
         #[unroll]
-        for r in 0..tile_m {
+        for r in 0..tile {
             a_at[r as usize] = a_base + min(row0 + r, m - 1) * a_lie.rows;
         }
         #[unroll]
-        for c in 0..tile_n {
+        for c in 0..tile {
             b_at[c as usize] = b_base + min(column0 + c, n - 1) * b_lie.columns;
         }
-        let mut sums = Array::<f32>::new(comptime!((tile_m * tile_n) as usize));
+        let mut sums = Array::<f32>::new(comptime!((tile * tile) as usize));
         #[unroll]
-        for x in 0..comptime!(tile_m * tile_n) {
+        for x in 0..comptime!(tile * tile) {
             sums[x as usize] = f32::new(0.0);
         }
         for step in 0..k {
-            let mut bs = Array::<f32>::new(tile_n as usize);
+            let mut bs = Array::<f32>::new(tile as usize);
             #[unroll]
-            for c in 0..tile_n {
+            for c in 0..tile {
                 bs[c as usize] = f32::cast_from(b[(b_at[c as usize] + step * b_lie.rows) as usize]);
             }
             #[unroll]
-            for r in 0..tile_m {
+            for r in 0..tile {
                 let x = f32::cast_from(a[(a_at[r as usize] + step * a_lie.columns) as usize]);
                 #[unroll]
-                for c in 0..tile_n {
-                    sums[comptime!((r * tile_n + c) as usize)] += x * bs[c as usize];
+                for c in 0..tile {
+                    sums[comptime!((r * tile + c) as usize)] += x * bs[c as usize];
                 }
             }
         }
         let out_base = out_lie.offset + i * out_lie.outer + j * out_lie.inner;
         #[unroll]
-        for r in 0..tile_m {
+        for r in 0..tile {
             #[unroll]
-            for c in 0..tile_n {
+            for c in 0..tile {
                 if row0 + r < m && column0 + c < n {
                     let at = (out_base + (row0 + r) * out_lie.rows + (column0 + c) * out_lie.columns) as usize;
-                    let mut value = sums[comptime!((r * tile_n + c) as usize)] * scale;
-                    if comptime!(accumulate) {
-                        value += f32::cast_from(out[at]);
-                    }
-                    out[at] = O::cast_from(value);
+                    out[at] = O::cast_from(sums[comptime!((r * tile + c) as usize)] * scale);
                 }
             }
         }
@@ -115,7 +119,7 @@ impl Matrix {
     }
 }
 
-/// `out = scale * a b`, or `out += scale * a b` when `accumulate`; sums in f32.
+/// `out = scale * a b`; sums in f32.
 ///
 /// `a` and `b` are of `kind`, `out` of `out_kind`.
 ///
@@ -127,7 +131,6 @@ pub fn tiled<R: Runtime>(
     scale: f32,
     (a, b, kind): (Matrix, Matrix, FloatKind),
     (out, out_kind): (Matrix, FloatKind),
-    accumulate: bool,
 ) -> Result<(), KernelError> {
     let Problem { m, n, k, outer, inner } = problem;
     problem.check("a", &a.operand, m, k, a.len)?;
@@ -144,8 +147,9 @@ pub fn tiled<R: Runtime>(
     if m == 0 || n == 0 || outer * inner == 0 {
         return Ok(());
     }
-    let tiles_n = (n as u32).div_ceil(TILE_N);
-    let tiles = (m as u32).div_ceil(TILE_M) * tiles_n;
+    let tile = tile_for(&problem);
+    let tiles_n = (n as u32).div_ceil(tile);
+    let tiles = (m as u32).div_ceil(tile) * tiles_n;
     let count = CubeCount::Static(tiles.div_ceil(UNITS), (outer * inner) as u32, 1);
     let (a_lie, b_lie, out_lie) = (a.lie::<R>(), b.lie::<R>(), out.lie::<R>());
     with_float!(kind, E => with_float!(out_kind, O => unsafe {
@@ -166,9 +170,7 @@ pub fn tiled<R: Runtime>(
             inner as u32,
             tiles_n,
             scale,
-            TILE_M,
-            TILE_N,
-            accumulate,
+            tile,
         )
     }));
     Ok(())

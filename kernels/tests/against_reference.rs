@@ -24,9 +24,7 @@ fn client() -> Client {
 }
 
 fn values(rng: &mut ChaCha8Rng, len: usize) -> Vec<f32> {
-    (0..len)
-        .map(|i| rng.random_range(-1.0..1.0f32) * if i % 97 == 13 { 30.0 } else { 1.0 })
-        .collect()
+    (0..len).map(|i| rng.random_range(-1.0..1.0f32) * if i % 97 == 13 { 30.0 } else { 1.0 }).collect()
 }
 
 fn upload(client: &Client, data: &[f32]) -> cubecl::server::Handle {
@@ -41,17 +39,11 @@ fn read_f32(client: &Client, handle: cubecl::server::Handle) -> Vec<f32> {
 #[track_caller]
 fn assert_close(name: &str, got: &[f32], expected: &[f64], tolerance: f64) {
     assert_eq!(got.len(), expected.len(), "{name}: length");
-    let scale = expected
-        .iter()
-        .fold(0.0f64, |m, v| m.max(v.abs()))
-        .max(1e-30);
+    let scale = expected.iter().fold(0.0f64, |m, v| m.max(v.abs())).max(1e-30);
     let (mut worst, mut at) = (0.0, 0);
     for (i, (&g, &e)) in got.iter().zip(expected).enumerate() {
         let error = (g as f64 - e).abs() / scale;
-        assert!(
-            error.is_finite(),
-            "{name}: element {i} is {g}, expected {e}"
-        );
+        assert!(error.is_finite(), "{name}: element {i} is {g}, expected {e}");
         if error > worst {
             (worst, at) = (error, i);
         }
@@ -84,37 +76,15 @@ fn accumulate_adds_f32_and_f16() {
     for len in [1, 77, 256, 785, 100_003] {
         let (a, b) = (values(&mut rng, len), values(&mut rng, len));
         let dst = upload(&client, &a);
-        flat::accumulate(
-            &client,
-            upload(&client, &b),
-            FloatKind::F32,
-            dst.clone(),
-            len,
-        );
-        let expected: Vec<f64> = a
-            .iter()
-            .zip(&b)
-            .map(|(x, y)| *x as f64 + *y as f64)
-            .collect();
-        assert_close(
-            "accumulate f32",
-            &read_f32(&client, dst.clone()),
-            &expected,
-            1e-7,
-        );
+        flat::accumulate(&client, upload(&client, &b), FloatKind::F32, dst.clone(), len);
+        let expected: Vec<f64> = a.iter().zip(&b).map(|(x, y)| *x as f64 + *y as f64).collect();
+        assert_close("accumulate f32", &read_f32(&client, dst.clone()), &expected, 1e-7);
 
-        if client
-            .properties()
-            .supports_type(half::f16::as_type_native_unchecked())
-        {
+        if client.properties().supports_type(half::f16::as_type_native_unchecked()) {
             let halves: Vec<u16> = b.iter().map(|v| f16::from_f32(*v).to_bits()).collect();
             let src = client.create_from_slice(bytemuck::cast_slice(&halves));
             flat::accumulate(&client, src, FloatKind::F16, dst.clone(), len);
-            let twice: Vec<f64> = expected
-                .iter()
-                .zip(&b)
-                .map(|(x, y)| x + f16::from_f32(*y).to_f64())
-                .collect();
+            let twice: Vec<f64> = expected.iter().zip(&b).map(|(x, y)| x + f16::from_f32(*y).to_f64()).collect();
             assert_close("accumulate f16", &read_f32(&client, dst), &twice, 1e-7);
         }
     }
@@ -123,22 +93,10 @@ fn accumulate_adds_f32_and_f16() {
 #[test]
 fn grad_norm_clips_and_flags() {
     let (client, mut rng) = (client(), ChaCha8Rng::seed_from_u64(2));
-    for (len, factor, max_norm) in [
-        (1, 1.0, 0.0),
-        (77, 0.5, 1.0),
-        (785, 1.0, 1e9),
-        (300_001, 0.25, 2.0),
-    ] {
+    for (len, factor, max_norm) in [(1, 1.0, 0.0), (77, 0.5, 1.0), (785, 1.0, 1e9), (300_001, 0.25, 2.0)] {
         let g = values(&mut rng, len);
         let stats = client.empty(STATS_LEN * 4);
-        grad_norm::grad_norm(
-            &client,
-            upload(&client, &g),
-            len,
-            factor,
-            max_norm,
-            stats.clone(),
-        );
+        grad_norm::grad_norm(&client, upload(&client, &g), len, factor, max_norm, stats.clone());
         let (norm, scale, finite) = grad_norm::reference(&g, factor as f64, max_norm as f64);
         let got = read_f32(&client, stats);
         assert_close("norm", &got[..1], &[norm], 1e-5);
@@ -150,11 +108,7 @@ fn grad_norm_clips_and_flags() {
         g[613] = bad;
         let stats = client.empty(STATS_LEN * 4);
         grad_norm::grad_norm(&client, upload(&client, &g), 1000, 1.0, 1.0, stats.clone());
-        assert_eq!(
-            read_f32(&client, stats)[2],
-            0.0,
-            "{bad} must clear the finite flag"
-        );
+        assert_eq!(read_f32(&client, stats)[2], 0.0, "{bad} must clear the finite flag");
     }
 }
 
@@ -171,18 +125,10 @@ fn adamw_matches_reference_over_steps_and_groups() {
         let zeros = vec![0.0f32; len];
         let (m, v) = (upload(&client, &zeros), upload(&client, &zeros));
         let copy = client.empty(len * 2);
-        let with_copy = client
-            .properties()
-            .supports_type(half::f16::as_type_native_unchecked());
+        let with_copy = client.properties().supports_type(half::f16::as_type_native_unchecked());
         for step in 1..=3 {
             let g = values(&mut rng, len);
-            let numbers = adamw::AdamwStep {
-                lr: 3e-3,
-                beta1: 0.9,
-                beta2: 0.999,
-                eps: 1e-8,
-                step,
-            };
+            let numbers = adamw::AdamwStep { lr: 3e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, step };
             let buffers = |stats: [f32; 4]| adamw::AdamwBuffers {
                 params: params.clone(),
                 grads: upload(&client, &g),
@@ -232,56 +178,29 @@ fn adamw_refuses_a_ragged_length() {
         copy: None,
         len: 255,
     };
-    let step = adamw::AdamwStep {
-        lr: 0.0,
-        beta1: 0.9,
-        beta2: 0.9,
-        eps: 1e-8,
-        step: 1,
-    };
-    let error = adamw::adamw(&client, buffers, step)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("multiple of 256") && error.contains("255"),
-        "{error}"
-    );
+    let step = adamw::AdamwStep { lr: 0.0, beta1: 0.9, beta2: 0.9, eps: 1e-8, step: 1 };
+    let error = adamw::adamw(&client, buffers, step).unwrap_err().to_string();
+    assert!(error.contains("multiple of 256") && error.contains("255"), "{error}");
 }
 
 #[test]
 fn patch_ingest_unpacks_orders_and_normalises() {
     let (client, mut rng) = (client(), ChaCha8Rng::seed_from_u64(4));
-    let norm = PixelNorm {
-        mean: [108.3, 116.7, 104.1],
-        std: [68.5, 66.6, 70.3],
-    };
-    for (images, image_px, patch_px) in
-        [(1, 1, 1), (3, 6, 2), (2, 28, 14), (5, 33, 11), (2, 64, 16)]
-    {
-        let grid = PatchGrid {
-            images,
-            image_px,
-            patch_px,
-        };
-        let mut bytes: Vec<u8> = (0..images * image_px * image_px * 3)
-            .map(|_| rng.random())
-            .collect();
+    let norm = PixelNorm { mean: [108.3, 116.7, 104.1], std: [68.5, 66.6, 70.3] };
+    for (images, image_px, patch_px) in [(1, 1, 1), (3, 6, 2), (2, 28, 14), (5, 33, 11), (2, 64, 16)] {
+        let grid = PatchGrid { images, image_px, patch_px };
+        let mut bytes: Vec<u8> = (0..images * image_px * image_px * 3).map(|_| rng.random()).collect();
         let expected = patch_ingest::reference(&bytes, grid, norm);
         bytes.resize(grid.padded_bytes(), 0xAA);
         let frames = client.create_from_slice(&bytes);
         let out = client.empty(expected.len() * 4);
-        patch_ingest::patch_ingest(&client, frames, grid, norm, out.clone(), FloatKind::F32)
-            .unwrap();
+        patch_ingest::patch_ingest(&client, frames, grid, norm, out.clone(), FloatKind::F32).unwrap();
         assert_close("patch_ingest", &read_f32(&client, out), &expected, 1e-6);
     }
     let error = patch_ingest::patch_ingest(
         &client,
         client.empty(4),
-        PatchGrid {
-            images: 1,
-            image_px: 10,
-            patch_px: 3,
-        },
+        PatchGrid { images: 1, image_px: 10, patch_px: 3 },
         norm,
         client.empty(4),
         FloatKind::F32,
@@ -296,9 +215,7 @@ fn tiled_gemm_matches_reference_over_layouts() {
     let (client, mut rng) = (client(), ChaCha8Rng::seed_from_u64(6));
     // Plain, transposed and batched operands, and heads interleaved with tokens as attention packs them.
     for (m, n, k) in [(1, 1, 1), (7, 5, 3), (16, 8, 77), (17, 9, 197), (65, 33, 64), (785, 12, 19)] {
-        for (transpose_a, transpose_b, accumulate) in
-            [(false, false, false), (true, false, true), (false, true, false), (true, true, true)]
-        {
+        for (transpose_a, transpose_b) in [(false, false), (true, false), (false, true), (true, true)] {
             for (outer, inner) in [(1, 1), (2, 3)] {
                 let problem = Problem { m, n, k, outer, inner };
                 let operand = |rows: usize, columns: usize, transposed: bool| {
@@ -313,13 +230,10 @@ fn tiled_gemm_matches_reference_over_layouts() {
                 };
                 let (oa, ob, oc) = (operand(m, k, transpose_a), operand(k, n, transpose_b), operand(m, n, false));
                 let size = |rows: usize, columns: usize| 5 + outer * inner * rows * columns;
-                let (a, b, c) = (
-                    values(&mut rng, size(m, k)),
-                    values(&mut rng, size(k, n)),
-                    values(&mut rng, size(m, n)),
-                );
+                let (a, b, c) =
+                    (values(&mut rng, size(m, k)), values(&mut rng, size(k, n)), values(&mut rng, size(m, n)));
                 let mut expected: Vec<f64> = c.iter().map(|v| *v as f64).collect();
-                gemm::reference(problem, 0.5, (&a, oa), (&b, ob), (&mut expected, oc), accumulate);
+                gemm::reference(problem, 0.5, (&a, oa), (&b, ob), (&mut expected, oc));
                 let out = upload(&client, &c);
                 let matrix = |data: &[f32], operand| Matrix { handle: upload(&client, data), len: data.len(), operand };
                 tiled(
@@ -328,7 +242,6 @@ fn tiled_gemm_matches_reference_over_layouts() {
                     0.5,
                     (matrix(&a, oa), matrix(&b, ob), FloatKind::F32),
                     (Matrix { handle: out.clone(), len: c.len(), operand: oc }, FloatKind::F32),
-                    accumulate,
                 )
                 .unwrap();
                 assert_close("gemm", &read_f32(&client, out), &expected, 2e-6);
@@ -342,7 +255,6 @@ fn tiled_gemm_matches_reference_over_layouts() {
         1.0,
         (short(64), short(63), FloatKind::F32),
         (short(64), FloatKind::F32),
-        false,
     )
     .unwrap_err()
     .to_string();

@@ -11,20 +11,14 @@ pub enum CheckpointError {
     #[error(transparent)]
     Torch(#[from] super::torch_file::TorchFileError),
     #[error("cannot read {path}", path = path.display())]
-    Read {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Read { path: PathBuf, source: std::io::Error },
     #[error(
         "{path} is in use by another run: wait for it or choose another train.output",
         path = path.display()
     )]
     InUse { path: PathBuf },
     #[error("no checkpoint in {path}{}", reasons(skipped), path = path.display())]
-    NoCheckpoint {
-        path: PathBuf,
-        skipped: Vec<super::Skipped>,
-    },
+    NoCheckpoint { path: PathBuf, skipped: Vec<super::Skipped> },
     #[error(
         "checkpoint {path} is damaged: {reason}; resume from the run's folder to use an older one",
         path = path.display()
@@ -49,29 +43,19 @@ impl CheckpointError {
     }
 
     pub(crate) fn format(path: &Path, reason: impl Into<String>) -> Self {
-        Self::Format {
-            path: path.to_path_buf(),
-            reason: reason.into(),
-        }
+        Self::Format { path: path.to_path_buf(), reason: reason.into() }
     }
 }
 
 fn reasons(skipped: &[super::Skipped]) -> String {
-    skipped
-        .iter()
-        .map(|one| format!("\n  skipped {one}"))
-        .collect()
+    skipped.iter().map(|one| format!("\n  skipped {one}")).collect()
 }
 
 /// At most this many tensors are printed: a wrong file mismatches in all of them.
 const SHOWN: usize = 12;
 
 fn lines(problems: &[String]) -> String {
-    let mut text: String = problems
-        .iter()
-        .take(SHOWN)
-        .map(|problem| format!("\n  {problem}"))
-        .collect();
+    let mut text: String = problems.iter().take(SHOWN).map(|problem| format!("\n  {problem}")).collect();
     if problems.len() > SHOWN {
         text.push_str(&format!("\n  and {} more", problems.len() - SHOWN));
     }

@@ -45,10 +45,7 @@ pub fn to_openai_names(tensors: &Tensors, temporal: Temporal) -> Result<Tensors,
 /// # Errors
 /// [`CheckpointError::Tensor`] for packed attention that is no multiple of three rows, projections
 /// that are no matrices, and as [`to_openai_names`].
-pub fn to_hugging_face_names(
-    tensors: &Tensors,
-    temporal: Temporal,
-) -> Result<Tensors, CheckpointError> {
+pub fn to_hugging_face_names(tensors: &Tensors, temporal: Temporal) -> Result<Tensors, CheckpointError> {
     let mut out = Tensors::new();
     for (name, tensor) in kept(tensors, temporal) {
         let mut put = |theirs: String, tensor| {
@@ -57,23 +54,13 @@ pub fn to_hugging_face_names(
         let failed = of_tensor(name);
         let block = ["visual", "textual"].iter().find_map(|tower| {
             let rest = name.strip_prefix(tower)?;
-            let (index, inside) = rest
-                .strip_prefix(".transformer.resblocks.")?
-                .split_once('.')?;
-            let model = if *tower == "visual" {
-                "vision_model"
-            } else {
-                "text_model"
-            };
+            let (index, inside) = rest.strip_prefix(".transformer.resblocks.")?.split_once('.')?;
+            let model = if *tower == "visual" { "vision_model" } else { "text_model" };
             Some((format!("{model}.encoder.layers.{index}."), inside))
         });
         match block {
             Some((block, "attn.in_proj_weight" | "attn.in_proj_bias")) => {
-                let kind = if name.ends_with("bias") {
-                    "bias"
-                } else {
-                    "weight"
-                };
+                let kind = if name.ends_with("bias") { "bias" } else { "weight" };
                 let parts = thirds(tensor).map_err(failed)?;
                 for (letter, part) in ["q", "k", "v"].iter().zip(parts) {
                     put(format!("{block}self_attn.{letter}_proj.{kind}"), part);
@@ -117,18 +104,13 @@ fn outer(name: &str, tensor: &HostTensor) -> Result<(String, HostTensor), String
     match name {
         "visual.class_embedding" => plain("vision_model.embeddings.class_embedding"),
         "visual.positional_embedding" => plain("vision_model.embeddings.position_embedding.weight"),
-        "visual.conv1.weight" => Ok((
-            "vision_model.embeddings.patch_embedding.weight".to_owned(),
-            unflattened(tensor)?,
-        )),
+        "visual.conv1.weight" => {
+            Ok(("vision_model.embeddings.patch_embedding.weight".to_owned(), unflattened(tensor)?))
+        }
         "textual.positional_embedding" => plain("text_model.embeddings.position_embedding.weight"),
         "textual.token_embedding.weight" => plain("text_model.embeddings.token_embedding.weight"),
-        "visual.image_projection" => {
-            Ok(("visual_projection.weight".to_owned(), tensor.transposed()?))
-        }
-        "textual.text_projection" => {
-            Ok(("text_projection.weight".to_owned(), tensor.transposed()?))
-        }
+        "visual.image_projection" => Ok(("visual_projection.weight".to_owned(), tensor.transposed()?)),
+        "textual.text_projection" => Ok(("text_projection.weight".to_owned(), tensor.transposed()?)),
         _ => {
             for (ours, theirs) in [
                 ("visual.ln_pre.", "vision_model.pre_layrnorm."),
@@ -151,15 +133,9 @@ fn unflattened(tensor: &HostTensor) -> Result<HostTensor, String> {
     };
     let patch = (columns / 3).isqrt();
     if 3 * patch * patch != columns {
-        return Err(format!(
-            "expected 3 * patch^2 columns, found {columns}: not an RGB patch embedding"
-        ));
+        return Err(format!("expected 3 * patch^2 columns, found {columns}: not an RGB patch embedding"));
     }
-    HostTensor::new(
-        tensor.dtype,
-        &[width, 3, patch, patch],
-        tensor.bytes.clone(),
-    )
+    HostTensor::new(tensor.dtype, &[width, 3, patch, patch], tensor.bytes.clone())
 }
 
 /// The rows of q, k and v of a packed tensor.
@@ -167,10 +143,7 @@ fn thirds(tensor: &HostTensor) -> Result<[HostTensor; 3], String> {
     let mut shape = tensor.shape.clone();
     let rows = shape.first().copied().unwrap_or(0);
     if rows % 3 != 0 || rows == 0 {
-        return Err(format!(
-            "expected rows of q, k and v, found {:?}",
-            tensor.shape
-        ));
+        return Err(format!("expected rows of q, k and v, found {:?}", tensor.shape));
     }
     shape[0] = rows / 3;
     let size = tensor.bytes.len() / 3;

@@ -52,17 +52,12 @@ pub(super) fn write(at: &Path, snapshot: &Snapshot, sequence: u64) -> Result<(),
     let mut files = BTreeMap::new();
     let mut put = |name: &str, fill: &dyn Fn(&mut dyn Write) -> io::Result<()>| {
         let path = at.join(name);
-        let sum = write_summed(&path, fill)
-            .map_err(|source| WriteError::new("write", &path, needed, source))?;
+        let sum = write_summed(&path, fill).map_err(|source| WriteError::new("write", &path, needed, source))?;
         files.insert(name.to_owned(), sum);
         Ok(())
     };
-    put(MODEL, &|out| {
-        write_safetensors(out, snapshot.weights, snapshot.metadata)
-    })?;
-    put(OPTIMIZER, &|out| {
-        write_safetensors(out, snapshot.optimizer, &BTreeMap::new())
-    })?;
+    put(MODEL, &|out| write_safetensors(out, snapshot.weights, snapshot.metadata))?;
+    put(OPTIMIZER, &|out| write_safetensors(out, snapshot.optimizer, &BTreeMap::new()))?;
     put(RECIPE, &|out| out.write_all(snapshot.recipe.as_bytes()))?;
     let mut state = snapshot.state.clone();
     // JSON has no NaN; a score that is none cannot be the best either.
@@ -77,11 +72,9 @@ pub(super) fn write(at: &Path, snapshot: &Snapshot, sequence: u64) -> Result<(),
     };
     let path = at.join(STATE);
     let mut asked = 0;
-    write_synced(&path, &mut asked, |out| {
-        serde_json::to_writer_pretty(out, &manifest).map_err(io::Error::from)
-    })
-    .and_then(|()| sync_folder(at))
-    .map_err(|source| WriteError::new("write", &path, needed, source))
+    write_synced(&path, &mut asked, |out| serde_json::to_writer_pretty(out, &manifest).map_err(io::Error::from))
+        .and_then(|()| sync_folder(at))
+        .map_err(|source| WriteError::new("write", &path, needed, source))
 }
 
 /// Whether the folder is laid out as a checkpoint, whatever its condition.
@@ -91,14 +84,9 @@ pub(super) fn is_checkpoint(path: &Path) -> bool {
 
 /// Reads `state.json`.
 pub(super) fn read_manifest(folder: &Path) -> Result<Manifest, CheckpointError> {
-    let damaged = |reason: String| CheckpointError::Damaged {
-        path: folder.to_path_buf(),
-        reason,
-    };
-    let text =
-        fs::read(folder.join(STATE)).map_err(|error| damaged(format!("{STATE}: {error}")))?;
-    let manifest: Manifest =
-        serde_json::from_slice(&text).map_err(|error| damaged(format!("{STATE}: {error}")))?;
+    let damaged = |reason: String| CheckpointError::Damaged { path: folder.to_path_buf(), reason };
+    let text = fs::read(folder.join(STATE)).map_err(|error| damaged(format!("{STATE}: {error}")))?;
+    let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| damaged(format!("{STATE}: {error}")))?;
     if manifest.format != FORMAT {
         return Err(damaged(format!(
             "{STATE}: expected format {FORMAT}, found {} (written by avion {})",
@@ -167,22 +155,11 @@ fn check_file(folder: &Path, name: &str, manifest: &Manifest) -> Result<(), Stri
     }
 }
 
-fn write_summed(
-    path: &Path,
-    fill: &dyn Fn(&mut dyn Write) -> io::Result<()>,
-) -> io::Result<FileSum> {
+fn write_summed(path: &Path, fill: &dyn Fn(&mut dyn Write) -> io::Result<()>) -> io::Result<FileSum> {
     let mut hasher = crc32fast::Hasher::new();
     let mut bytes = 0;
-    write_synced(path, &mut bytes, |out| {
-        fill(&mut Summing {
-            out,
-            hasher: &mut hasher,
-        })
-    })?;
-    Ok(FileSum {
-        bytes,
-        crc32: hasher.finalize(),
-    })
+    write_synced(path, &mut bytes, |out| fill(&mut Summing { out, hasher: &mut hasher }))?;
+    Ok(FileSum { bytes, crc32: hasher.finalize() })
 }
 
 struct Summing<'a> {

@@ -8,11 +8,7 @@ use std::fmt;
 
 /// The parameters of the shared space. AVION never takes them from CLIP: its space has another
 /// width and the temperature starts anew.
-const PROJECTIONS: &[&str] = &[
-    "visual.image_projection",
-    "textual.text_projection",
-    "logit_scale",
-];
+const PROJECTIONS: &[&str] = &["visual.image_projection", "textual.text_projection", "logit_scale"];
 const TEMPORAL: &str = "visual.temporal_embedding";
 const TEXT_POSITIONS: &str = "textual.positional_embedding";
 
@@ -46,11 +42,9 @@ impl fmt::Display for LoadReport {
         for line in &self.adapted {
             write!(f, "; {line}")?;
         }
-        for (what, names) in [
-            ("not in the file", &self.missing),
-            ("left at their start", &self.skipped),
-            ("ignored", &self.unexpected),
-        ] {
+        for (what, names) in
+            [("not in the file", &self.missing), ("left at their start", &self.skipped), ("ignored", &self.unexpected)]
+        {
             if !names.is_empty() {
                 write!(f, "; {what}: {}", names.join(", "))?;
             }
@@ -118,10 +112,7 @@ pub fn load_into(
     }
     match problems.is_empty() {
         true => Ok((tensors, report)),
-        false => Err(CheckpointError::Mismatch {
-            path: file.path,
-            problems,
-        }),
+        false => Err(CheckpointError::Mismatch { path: file.path, problems }),
     }
 }
 

@@ -86,18 +86,14 @@ pub fn to_our_names(tensors: Tensors) -> Result<(Tensors, Naming), CheckpointErr
 fn insert(all: &mut Tensors, name: String, tensor: HostTensor) -> Result<(), CheckpointError> {
     match all.insert(name.clone(), tensor) {
         None => Ok(()),
-        Some(_) => Err(CheckpointError::Tensor {
-            tensor: name,
-            reason: "two tensors of the file mean this one".into(),
-        }),
+        Some(_) => {
+            Err(CheckpointError::Tensor { tensor: name, reason: "two tensors of the file mean this one".into() })
+        }
     }
 }
 
 fn without_wrappers(mut name: &str) -> &str {
-    while let Some(rest) = ["module.", "_orig_mod."]
-        .iter()
-        .find_map(|prefix| name.strip_prefix(prefix))
-    {
+    while let Some(rest) = ["module.", "_orig_mod."].iter().find_map(|prefix| name.strip_prefix(prefix)) {
         name = rest;
     }
     name
@@ -151,15 +147,8 @@ fn openai_name(name: &str) -> String {
     }
     // open_clip's models with a text tower of their own put it below `text.`.
     let bare = name.strip_prefix("text.").unwrap_or(name);
-    let is_text = ["token_embedding.", "transformer.", "ln_final."]
-        .iter()
-        .any(|prefix| bare.starts_with(prefix))
-        || [
-            "positional_embedding",
-            "text_projection",
-            "text_projection.weight",
-        ]
-        .contains(&bare);
+    let is_text = ["token_embedding.", "transformer.", "ln_final."].iter().any(|prefix| bare.starts_with(prefix))
+        || ["positional_embedding", "text_projection", "text_projection.weight"].contains(&bare);
     match is_text {
         true => block_name(&format!("textual.{bare}")),
         false => block_name(name),
@@ -199,14 +188,8 @@ fn hugging_face_name(name: &str) -> HuggingFace {
         }
     }
     for (theirs, ours) in [
-        (
-            "vision_model.encoder.layers.",
-            "visual.transformer.resblocks.",
-        ),
-        (
-            "text_model.encoder.layers.",
-            "textual.transformer.resblocks.",
-        ),
+        ("vision_model.encoder.layers.", "visual.transformer.resblocks."),
+        ("text_model.encoder.layers.", "textual.transformer.resblocks."),
     ] {
         let inside = name.strip_prefix(theirs).and_then(|r| r.split_once('.'));
         if let Some((index, inside)) = inside {
@@ -229,10 +212,7 @@ fn hugging_face_block(block: &str, inside: &str) -> Option<HuggingFace> {
             let part = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]
                 .iter()
                 .position(|projection| *projection == module)?;
-            return Some(HuggingFace::Part {
-                target: format!("{block}attn.in_proj_{kind}"),
-                part,
-            });
+            return Some(HuggingFace::Part { target: format!("{block}attn.in_proj_{kind}"), part });
         }
     };
     Some(HuggingFace::Ours(format!("{block}{ours}.{kind}")))
@@ -259,10 +239,7 @@ impl Attention {
                 out.extend(parts.into_iter().flatten());
                 continue;
             };
-            if [&k, &v]
-                .iter()
-                .any(|t| t.shape != q.shape || t.dtype != q.dtype)
-            {
+            if [&k, &v].iter().any(|t| t.shape != q.shape || t.dtype != q.dtype) {
                 return Err(CheckpointError::Tensor {
                     tensor: target,
                     reason: format!("q, k and v differ: {q:?}, {k:?}, {v:?}"),

@@ -35,11 +35,7 @@ pub fn write_safetensors(
         let end = offset + tensor.bytes.len();
         infos.push((
             (*name).clone(),
-            TensorInfo {
-                dtype: to_file(tensor.dtype),
-                shape: tensor.shape.clone(),
-                data_offsets: (offset, end),
-            },
+            TensorInfo { dtype: to_file(tensor.dtype), shape: tensor.shape.clone(), data_offsets: (offset, end) },
         ));
         offset = end;
     }
@@ -47,10 +43,7 @@ pub fn write_safetensors(
     Metadata::new(None, infos.clone()).map_err(io::Error::other)?;
     let mut texts = metadata.clone();
     texts.insert("format".into(), "pt".into());
-    let mut header = serde_json::to_vec(&Header {
-        metadata: texts,
-        tensors: infos.into_iter().collect(),
-    })?;
+    let mut header = serde_json::to_vec(&Header { metadata: texts, tensors: infos.into_iter().collect() })?;
     header.resize(header.len().next_multiple_of(8), b' ');
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(&header)?;
@@ -73,8 +66,7 @@ struct Header {
 /// Bytes that [`write_safetensors`] will write, headers only roughly (for messages).
 pub(super) fn size_of(tensors: &Tensors) -> u64 {
     let each = tensors.iter();
-    each.map(|(name, tensor)| (tensor.bytes.len() + name.len() + 80) as u64)
-        .sum()
+    each.map(|(name, tensor)| (tensor.bytes.len() + name.len() + 80) as u64).sum()
 }
 
 /// Reads every tensor, and the text metadata.
@@ -82,9 +74,7 @@ pub(super) fn size_of(tensors: &Tensors) -> u64 {
 /// # Errors
 /// [`CheckpointError::Read`], and [`CheckpointError::Format`] for files that are cut short, too
 /// long, or hold types that we have no use for (8-bit floats, unsigned wide integers).
-pub fn read_safetensors(
-    path: &Path,
-) -> Result<(Tensors, BTreeMap<String, String>), CheckpointError> {
+pub fn read_safetensors(path: &Path) -> Result<(Tensors, BTreeMap<String, String>), CheckpointError> {
     let mut file = File::open(path).map_err(CheckpointError::read(path))?;
     let length = file.metadata().map_err(CheckpointError::read(path))?.len();
     let header = read_header(&mut file, length, path)?;
@@ -100,8 +90,7 @@ pub fn read_safetensors(
             CheckpointError::format(path, reason)
         })?;
         let mut bytes = vec![0; info.data_offsets.1 - info.data_offsets.0];
-        file.read_exact(&mut bytes)
-            .map_err(CheckpointError::read(path))?;
+        file.read_exact(&mut bytes).map_err(CheckpointError::read(path))?;
         let tensor = HostTensor::new(dtype, &info.shape, bytes)
             .map_err(|reason| CheckpointError::format(path, format!("tensor {name}: {reason}")))?;
         tensors.insert(name, tensor);
@@ -113,9 +102,7 @@ pub fn read_safetensors(
 /// Whether the first bytes of a file can begin a safetensors file.
 pub(super) fn looks_like_safetensors(start: &[u8]) -> bool {
     match start.split_first_chunk::<8>() {
-        Some((length, rest)) => {
-            u64::from_le_bytes(*length) <= LONGEST_HEADER && rest.first() == Some(&b'{')
-        }
+        Some((length, rest)) => u64::from_le_bytes(*length) <= LONGEST_HEADER && rest.first() == Some(&b'{'),
         None => false,
     }
 }
@@ -126,8 +113,7 @@ fn read_header(file: &mut File, length: u64, path: &Path) -> Result<Metadata, Ch
     if length < 8 {
         return Err(bad(format!("safetensors file of only {length} bytes")));
     }
-    file.read_exact(&mut size)
-        .map_err(CheckpointError::read(path))?;
+    file.read_exact(&mut size).map_err(CheckpointError::read(path))?;
     let size = u64::from_le_bytes(size);
     if size > LONGEST_HEADER.min(length - 8) {
         return Err(bad(format!(
@@ -135,16 +121,13 @@ fn read_header(file: &mut File, length: u64, path: &Path) -> Result<Metadata, Ch
         )));
     }
     let mut header = vec![0; size as usize];
-    file.read_exact(&mut header)
-        .map_err(CheckpointError::read(path))?;
-    let header: Metadata = serde_json::from_slice(&header)
-        .map_err(|error| bad(format!("bad safetensors header: {error}")))?;
+    file.read_exact(&mut header).map_err(CheckpointError::read(path))?;
+    let header: Metadata =
+        serde_json::from_slice(&header).map_err(|error| bad(format!("bad safetensors header: {error}")))?;
     let expected = header.data_len() as u64;
     let found = length - 8 - size;
     if expected != found {
-        return Err(bad(format!(
-            "its tensors take {expected} bytes, {found} are there: cut short or added to"
-        )));
+        return Err(bad(format!("its tensors take {expected} bytes, {found} are there: cut short or added to")));
     }
     Ok(header)
 }

@@ -84,15 +84,9 @@ mod tests {
     fn scores_survive_json_to_the_last_bit() {
         let mut bits = 0x3fd5_5555_5555_5555u64;
         for _ in 0..5000 {
-            bits = bits
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
+            bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let value = f64::from_bits(bits >> 12 | 0x3fe0_0000_0000_0000);
-            let best = BestMetric {
-                name: "map".into(),
-                value,
-                step: 1,
-            };
+            let best = BestMetric { name: "map".into(), value, step: 1 };
             let text = serde_json::to_string(&best).unwrap();
             let back: BestMetric = serde_json::from_str(&text).unwrap();
             assert_eq!(back, best, "{text}");

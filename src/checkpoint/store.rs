@@ -3,9 +3,7 @@
 use super::error::CheckpointError;
 use super::folder::{self, Snapshot};
 use super::state::TrainState;
-use crate::fs::{
-    WriteError, clean_leftovers, remove_folder, replace_folder, temporary_sibling, write_atomic,
-};
+use crate::fs::{WriteError, clean_leftovers, remove_folder, replace_folder, temporary_sibling, write_atomic};
 use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -71,16 +69,9 @@ impl CheckpointStore {
         let file = opened.map_err(|source| WriteError::new("make", &lock, 0, source))?;
         // Some network file systems cannot lock; then the user has to take care.
         if let Err(TryLockError::WouldBlock) = file.try_lock() {
-            return Err(CheckpointError::InUse {
-                path: run_dir.to_path_buf(),
-            });
+            return Err(CheckpointError::InUse { path: run_dir.to_path_buf() });
         }
-        let mut store = Self {
-            cleaned: clean_leftovers(&folder)?,
-            folder,
-            keep: keep.max(1),
-            _lock: file,
-        };
+        let mut store = Self { cleaned: clean_leftovers(&folder)?, folder, keep: keep.max(1), _lock: file };
         store.repair_best()?;
         Ok(store)
     }
@@ -101,8 +92,7 @@ impl CheckpointStore {
             .map_err(|source| WriteError::new("make", &fresh, 0, source))
             .and_then(|()| folder::write(&fresh, snapshot, sequence))
             .and_then(|()| {
-                replace_folder(&fresh, &target)
-                    .map_err(|source| WriteError::new("write", &target, 0, source))
+                replace_folder(&fresh, &target).map_err(|source| WriteError::new("write", &target, 0, source))
             });
         if let Err(error) = written {
             // Best effort: what stays is cleaned up at the next start.
@@ -158,8 +148,7 @@ impl CheckpointStore {
         all.truncate(all.len().saturating_sub(self.keep));
         for (_, path) in all {
             if Some(&path) != best.as_ref() {
-                remove_folder(&path)
-                    .map_err(|source| WriteError::new("remove", &path, 0, source))?;
+                remove_folder(&path).map_err(|source| WriteError::new("remove", &path, 0, source))?;
             }
         }
         Ok(())
@@ -214,10 +203,7 @@ pub fn locate(path: &Path, pick: Pick) -> Result<(PathBuf, Vec<Skipped>), Checkp
     }
     match latest.found {
         Some((found, _)) => Ok((found, skipped)),
-        None => Err(CheckpointError::NoCheckpoint {
-            path: path.to_path_buf(),
-            skipped,
-        }),
+        None => Err(CheckpointError::NoCheckpoint { path: path.to_path_buf(), skipped }),
     }
 }
 
@@ -240,10 +226,7 @@ fn latest_in(folder: &Path) -> Result<Latest, CheckpointError> {
             Err(error) => skipped.push(skip(path, &error)),
         }
     }
-    Ok(Latest {
-        found: None,
-        skipped,
-    })
+    Ok(Latest { found: None, skipped })
 }
 
 fn skip(path: PathBuf, error: &CheckpointError) -> Skipped {

@@ -40,20 +40,12 @@ impl HostTensor {
     /// # Errors
     /// The reason, when there are more or fewer bytes than the shape needs.
     pub fn new(dtype: Dtype, shape: &[usize], bytes: Vec<u8>) -> Result<Self, String> {
-        let expected = shape
-            .iter()
-            .try_fold(dtype.bytes(), |total, &side| total.checked_mul(side));
+        let expected = shape.iter().try_fold(dtype.bytes(), |total, &side| total.checked_mul(side));
         if expected != Some(bytes.len()) {
             let found = bytes.len();
-            return Err(format!(
-                "shape {shape:?} of {dtype:?} does not take {found} bytes"
-            ));
+            return Err(format!("shape {shape:?} of {dtype:?} does not take {found} bytes"));
         }
-        Ok(Self {
-            dtype,
-            shape: shape.to_vec(),
-            bytes,
-        })
+        Ok(Self { dtype, shape: shape.to_vec(), bytes })
     }
 
     /// How many numbers it holds.

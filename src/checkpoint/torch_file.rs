@@ -48,36 +48,20 @@ impl TorchFile {
     /// that converts it). Tensors of unsupported types are no error until they are asked for.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, TorchFileError> {
         let path = path.as_ref();
-        let map = map_file(path).map_err(|source| TorchFileError::Io {
-            path: path.to_owned(),
-            source,
-        })?;
+        let map = map_file(path).map_err(|source| TorchFileError::Io { path: path.to_owned(), source })?;
         let file_bytes = map.len() as u64;
         if !map.starts_with(b"PK") {
             return Err(not_an_archive(path, &map));
         }
         let archive = Archive::open(path, map)?;
         let data = archive.read("data.pkl", u64::MAX)?;
-        let pickle = Pickle::parse(&data).map_err(|source| TorchFileError::Pickle {
-            path: path.to_owned(),
-            source,
-        })?;
+        let pickle = Pickle::parse(&data).map_err(|source| TorchFileError::Pickle { path: path.to_owned(), source })?;
         let pickle = pickle.into_owned();
         drop(data);
-        let tensors = find_tensors(&pickle).map_err(|name| TorchFileError::Tangled {
-            path: path.to_owned(),
-            name,
-        })?;
+        let tensors = find_tensors(&pickle).map_err(|name| TorchFileError::Tangled { path: path.to_owned(), name })?;
         let by_name = tensors.iter().enumerate();
         let by_name = by_name.map(|(i, named)| (named.name.clone(), i)).collect();
-        Ok(TorchFile {
-            path: path.to_owned(),
-            archive,
-            pickle,
-            tensors,
-            by_name,
-            file_bytes,
-        })
+        Ok(TorchFile { path: path.to_owned(), archive, pickle, tensors, by_name, file_bytes })
     }
 
     pub fn path(&self) -> &Path {
@@ -138,16 +122,10 @@ impl TorchFile {
                 name = inner;
             }
             if tensors.insert(name.to_owned(), index).is_some() {
-                return Err(TorchFileError::DuplicateName {
-                    path: self.path.clone(),
-                    name: name.into(),
-                });
+                return Err(TorchFileError::DuplicateName { path: self.path.clone(), name: name.into() });
             }
         }
-        Ok(StateDict {
-            file: self,
-            tensors,
-        })
+        Ok(StateDict { file: self, tensors })
     }
 
     /// Compares all storages with the archive's checksums: one pass over the file.
@@ -156,10 +134,7 @@ impl TorchFile {
     /// [`TorchFileError::DamagedEntry`] for the first that differs. Files saved after
     /// `torch.serialization.set_crc32_options(False)` carry no true checksums.
     pub fn verify(&self) -> Result<(), TorchFileError> {
-        let specs = self
-            .tensors
-            .iter()
-            .filter_map(|named| named.spec.as_ref().ok());
+        let specs = self.tensors.iter().filter_map(|named| named.spec.as_ref().ok());
         let storages: BTreeSet<&str> = specs.map(|spec| spec.storage.as_str()).collect();
         self.archive.verify("data.pkl")?;
         for storage in storages {
@@ -169,23 +144,14 @@ impl TorchFile {
     }
 
     fn missing(&self, name: &str) -> TorchFileError {
-        TorchFileError::MissingTensor {
-            path: self.path.clone(),
-            name: name.into(),
-        }
+        TorchFileError::MissingTensor { path: self.path.clone(), name: name.into() }
     }
 
     fn read(&self, index: usize) -> Result<TensorData<'_>, TorchFileError> {
         let Named { name, spec } = &self.tensors[index];
-        let wrong = |expected, found| TorchFileError::Tensor {
-            path: self.path.clone(),
-            name: name.clone(),
-            expected,
-            found,
-        };
-        let spec = spec
-            .as_ref()
-            .map_err(|problem| wrong(problem.expected, problem.found.clone()))?;
+        let wrong =
+            |expected, found| TorchFileError::Tensor { path: self.path.clone(), name: name.clone(), expected, found };
+        let spec = spec.as_ref().map_err(|problem| wrong(problem.expected, problem.found.clone()))?;
         let largest = self.file_bytes.max(MAX_EXPANDED_BYTES);
         if spec.len_bytes().is_none_or(|bytes| bytes > largest) {
             let expected = "no more bytes than the file, or 1 GiB where elements repeat";
@@ -193,18 +159,9 @@ impl TorchFile {
         }
         let entry = format!("data/{}", spec.storage);
         let needed = spec.storage_bytes();
-        let needed = needed.ok_or_else(|| {
-            wrong(
-                "strides within the storage",
-                format!("shape {:?}", spec.shape),
-            )
-        })? as u64;
-        let short = |found| TorchFileError::ShortEntry {
-            path: self.path.clone(),
-            entry: entry.clone(),
-            needed,
-            found,
-        };
+        let needed =
+            needed.ok_or_else(|| wrong("strides within the storage", format!("shape {:?}", spec.shape)))? as u64;
+        let short = |found| TorchFileError::ShortEntry { path: self.path.clone(), entry: entry.clone(), needed, found };
         let size = self.archive.size(&entry)?;
         if size < needed {
             return Err(short(size));
@@ -213,11 +170,7 @@ impl TorchFile {
         if (storage.len() as u64) < needed {
             return Err(short(storage.len() as u64));
         }
-        Ok(TensorData {
-            dtype: spec.dtype,
-            shape: spec.shape.clone(),
-            data: spec.gather(storage),
-        })
+        Ok(TensorData { dtype: spec.dtype, shape: spec.shape.clone(), data: spec.gather(storage) })
     }
 }
 
@@ -269,9 +222,7 @@ fn not_an_archive(path: &Path, data: &[u8]) -> TorchFileError {
     if let Ok(pickle) = Pickle::parse(data)
         && let Kind::BigInt(LEGACY_MAGIC) = pickle.root().kind()
     {
-        return TorchFileError::Legacy {
-            path: path.to_owned(),
-        };
+        return TorchFileError::Legacy { path: path.to_owned() };
     }
     let found = match data {
         [] => "an empty file",
@@ -280,8 +231,5 @@ fn not_an_archive(path: &Path, data: &[u8]) -> TorchFileError {
         [b'<' | b'{', ..] => "text: perhaps an error page that was downloaded instead",
         _ => "something else",
     };
-    TorchFileError::NotTorch {
-        path: path.to_owned(),
-        found,
-    }
+    TorchFileError::NotTorch { path: path.to_owned(), found }
 }

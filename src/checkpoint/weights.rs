@@ -32,30 +32,16 @@ pub struct WeightFile {
 /// [`CheckpointError::Read`], [`CheckpointError::Format`] and [`CheckpointError::Torch`] for the file,
 /// [`CheckpointError::NoCheckpoint`] for a folder with nothing in it, and as [`to_our_names`].
 pub fn read_weights(path: &Path) -> Result<WeightFile, CheckpointError> {
-    let path = if path.is_dir() {
-        inside(path)?
-    } else {
-        path.to_path_buf()
-    };
+    let path = if path.is_dir() { inside(path)? } else { path.to_path_buf() };
     let mut start = Vec::new();
-    File::open(&path)
-        .and_then(|file| file.take(16).read_to_end(&mut start))
-        .map_err(CheckpointError::read(&path))?;
-    let (tensors, metadata) = if looks_like_safetensors(&start) {
-        read_safetensors(&path)?
-    } else {
-        (read_torch(&path)?, BTreeMap::new())
-    };
+    File::open(&path).and_then(|file| file.take(16).read_to_end(&mut start)).map_err(CheckpointError::read(&path))?;
+    let (tensors, metadata) =
+        if looks_like_safetensors(&start) { read_safetensors(&path)? } else { (read_torch(&path)?, BTreeMap::new()) };
     if tensors.is_empty() {
         return Err(CheckpointError::format(&path, "it holds no tensors"));
     }
     let (tensors, naming) = to_our_names(tensors)?;
-    Ok(WeightFile {
-        path,
-        tensors,
-        naming,
-        metadata,
-    })
+    Ok(WeightFile { path, tensors, naming, metadata })
 }
 
 /// The file of weights inside a folder.
@@ -75,10 +61,9 @@ fn inside(folder: &Path) -> Result<PathBuf, CheckpointError> {
 
 fn read_torch(path: &Path) -> Result<Tensors, CheckpointError> {
     let file = TorchFile::open(path).map_err(|error| match error {
-        TorchFileError::NotTorch { found, .. } => CheckpointError::format(
-            path,
-            format!("expected a safetensors file or a PyTorch archive, found {found}"),
-        ),
+        TorchFileError::NotTorch { found, .. } => {
+            CheckpointError::format(path, format!("expected a safetensors file or a PyTorch archive, found {found}"))
+        }
         other => other.into(),
     })?;
     let weights = file.state_dict()?;

@@ -109,11 +109,7 @@ impl Default for TrainConfig {
 
 impl Default for EvalConfig {
     fn default() -> Self {
-        Self {
-            before_training: true,
-            every_epochs: 1,
-            batch_size: 64,
-        }
+        Self { before_training: true, every_epochs: 1, batch_size: 64 }
     }
 }
 

@@ -28,10 +28,8 @@ pub fn describe() -> Result<Vec<Field>, ConfigError> {
     let mut recipe = Recipe::default();
     recipe.data.train.push(SourceConfig::default());
     recipe.data.eval.push(SourceConfig::default());
-    let defaults: BTreeMap<String, String> = flatten(&recipe)?
-        .into_iter()
-        .map(|(key, value)| (key, shown(&value)))
-        .collect();
+    let defaults: BTreeMap<String, String> =
+        flatten(&recipe)?.into_iter().map(|(key, value)| (key, shown(&value))).collect();
     let mut fields = Vec::new();
     SCHEMA.walk("Recipe", "", &mut |key, entry| {
         let default = match &entry.kind {
@@ -46,12 +44,7 @@ pub fn describe() -> Result<Vec<Field>, ConfigError> {
                 doc.push_str(&format!("\n{word}: {meaning}"));
             }
         }
-        fields.push(Field {
-            key: key.to_owned(),
-            kind,
-            default: default.unwrap_or("unset").to_owned(),
-            doc,
-        });
+        fields.push(Field { key: key.to_owned(), kind, default: default.unwrap_or("unset").to_owned(), doc });
     });
     Ok(fields)
 }

@@ -7,23 +7,11 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("cannot read recipe {path}", path = path.display())]
-    Read {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Read { path: PathBuf, source: std::io::Error },
     #[error("no recipe {name}: not a file, and the built-in ones are {built_in}{hint}")]
-    NotFound {
-        name: String,
-        built_in: String,
-        hint: String,
-    },
+    NotFound { name: String, built_in: String, hint: String },
     #[error("{file}:{line}:{column}: not valid TOML: {message}")]
-    Syntax {
-        file: String,
-        line: usize,
-        column: usize,
-        message: String,
-    },
+    Syntax { file: String, line: usize, column: usize, message: String },
     #[error("{}", list(problems))]
     Invalid { problems: Vec<Problem> },
     /// A value that TOML cannot hold, such as a path that is not UTF-8.
@@ -69,10 +57,6 @@ fn list(problems: &[Problem]) -> String {
     let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
     match lines.as_slice() {
         [one] => one.clone(),
-        many => format!(
-            "{} problems in the recipe:\n  {}",
-            many.len(),
-            many.join("\n  ")
-        ),
+        many => format!("{} problems in the recipe:\n  {}", many.len(), many.join("\n  ")),
     }
 }

@@ -44,14 +44,14 @@ impl Geometry {
     pub fn of(size: ModelSize) -> Self {
         match size {
             ModelSize::Tiny => Self {
-                image_px: 64,
+                image_px: 48,
                 patch_px: 16,
-                width: 96,
+                width: 64,
                 layers: 3,
-                heads: 3,
-                text_width: 96,
+                heads: 2,
+                text_width: 64,
                 text_layers: 2,
-                text_heads: 3,
+                text_heads: 2,
             },
             ModelSize::VitB16 => Self {
                 image_px: 224,
@@ -73,10 +73,7 @@ impl Geometry {
                 text_layers: 12,
                 text_heads: 12,
             },
-            ModelSize::VitL14At336 => Self {
-                image_px: 336,
-                ..Self::of(ModelSize::VitL14)
-            },
+            ModelSize::VitL14At336 => Self { image_px: 336, ..Self::of(ModelSize::VitL14) },
         }
     }
 
@@ -159,20 +156,12 @@ mod tests {
 
     #[test]
     fn every_size_divides_evenly() {
-        for size in [
-            ModelSize::Tiny,
-            ModelSize::VitB16,
-            ModelSize::VitL14,
-            ModelSize::VitL14At336,
-        ] {
+        for size in [ModelSize::Tiny, ModelSize::VitB16, ModelSize::VitL14, ModelSize::VitL14At336] {
             let of = Geometry::of(size);
             assert_eq!(of.image_px % of.patch_px, 0, "{size:?}");
             assert_eq!(of.width, of.heads * of.head_width(), "{size:?}");
             assert_eq!(of.text_width, of.text_heads * of.text_head_width());
-            assert!(
-                of.head_width().is_multiple_of(16),
-                "{size:?}: for the attention kernels"
-            );
+            assert!(of.head_width().is_multiple_of(16), "{size:?}: for the attention kernels");
         }
     }
 }

@@ -13,10 +13,7 @@ use toml::{Spanned, Table};
 /// The recipes inside the program: `--config NAME`.
 pub const BUILT_IN: &[(&str, &str)] = &[
     ("demo", include_str!("../../configs/demo.toml")),
-    (
-        "ego4d-vitb16",
-        include_str!("../../configs/ego4d-vitb16.toml"),
-    ),
+    ("ego4d-vitb16", include_str!("../../configs/ego4d-vitb16.toml")),
 ];
 
 /// Where a value comes from.
@@ -54,10 +51,7 @@ impl Recipe {
         let source = path.display().to_string();
         if path.is_file() {
             let read = std::fs::read_to_string(path);
-            let text = read.map_err(|source| ConfigError::Read {
-                path: PathBuf::from(path),
-                source,
-            })?;
+            let text = read.map_err(|source| ConfigError::Read { path: PathBuf::from(path), source })?;
             return resolve(&text, source, overrides);
         }
         match BUILT_IN.iter().find(|(name, _)| *name == source) {
@@ -70,11 +64,7 @@ impl Recipe {
     ///
     /// # Errors
     /// As [`Recipe::load`].
-    pub fn from_toml(
-        text: &str,
-        source: &str,
-        overrides: &[String],
-    ) -> Result<Resolved, ConfigError> {
+    pub fn from_toml(text: &str, source: &str, overrides: &[String]) -> Result<Resolved, ConfigError> {
         resolve(text, source.to_owned(), overrides)
     }
 }
@@ -104,12 +94,7 @@ impl Resolved {
 fn resolve(text: &str, source: String, overrides: &[String]) -> Result<Resolved, ConfigError> {
     let syntax = |error: toml::de::Error| {
         let (line, column) = position(text, error.span().map_or(0, |span| span.start));
-        ConfigError::Syntax {
-            file: source.clone(),
-            line,
-            column,
-            message: error.message().to_owned(),
-        }
+        ConfigError::Syntax { file: source.clone(), line, column, message: error.message().to_owned() }
     };
     let mut lines = BTreeMap::new();
     let spanned = DeTable::parse(text).map_err(syntax)?;
@@ -142,45 +127,27 @@ fn resolve(text: &str, source: String, overrides: &[String]) -> Result<Resolved,
 
     let mut origins = BTreeMap::new();
     for (key, _) in flatten(&recipe)? {
-        let is_set = set.iter().any(|name| {
-            key.strip_prefix(name.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        });
+        let is_set = set
+            .iter()
+            .any(|name| key.strip_prefix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')));
         if is_set {
             origins.insert(key, Origin::Set);
         } else if let Some(&line) = lines.get(&key) {
             origins.insert(key, Origin::File { line });
         }
     }
-    Ok(Resolved {
-        overridden: differences(&before, &recipe)?,
-        recipe,
-        source,
-        origins,
-    })
+    Ok(Resolved { overridden: differences(&before, &recipe)?, recipe, source, origins })
 }
 
 fn to_recipe(table: &Table, source: &str) -> Result<Recipe, ConfigError> {
     // The schema has been checked, so that this fails only where serde is stricter than it.
-    table
-        .clone()
-        .try_into()
-        .map_err(|error: toml::de::Error| ConfigError::Invalid {
-            problems: vec![Problem {
-                place: source.to_owned(),
-                key: String::new(),
-                message: error.message().to_owned(),
-            }],
-        })
+    table.clone().try_into().map_err(|error: toml::de::Error| ConfigError::Invalid {
+        problems: vec![Problem { place: source.to_owned(), key: String::new(), message: error.message().to_owned() }],
+    })
 }
 
 /// The line of every key; that of a list entry's keys under its index.
-fn collect_lines(
-    table: &DeTable<'_>,
-    prefix: &str,
-    text: &str,
-    lines: &mut BTreeMap<String, usize>,
-) {
+fn collect_lines(table: &DeTable<'_>, prefix: &str, text: &str, lines: &mut BTreeMap<String, usize>) {
     for (name, value) in table {
         let key = format!("{prefix}{}", name.get_ref());
         collect_value_lines(value, &key, text, lines);
@@ -188,12 +155,7 @@ fn collect_lines(
     }
 }
 
-fn collect_value_lines(
-    value: &Spanned<DeValue<'_>>,
-    key: &str,
-    text: &str,
-    lines: &mut BTreeMap<String, usize>,
-) {
+fn collect_value_lines(value: &Spanned<DeValue<'_>>, key: &str, text: &str, lines: &mut BTreeMap<String, usize>) {
     match value.get_ref() {
         DeValue::Table(table) => collect_lines(table, &format!("{key}."), text, lines),
         DeValue::Array(items) => {
@@ -216,8 +178,7 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
 fn not_found(name: String) -> ConfigError {
     let names = || BUILT_IN.iter().map(|(name, _)| *name);
     ConfigError::NotFound {
-        hint: nearest(&name, names())
-            .map_or_else(String::new, |near| format!("; did you mean {near}?")),
+        hint: nearest(&name, names()).map_or_else(String::new, |near| format!("; did you mean {near}?")),
         built_in: names().collect::<Vec<_>>().join(", "),
         name,
     }

@@ -66,11 +66,7 @@ pub fn memory_estimate(recipe: &Recipe) -> MemoryEstimate {
     let geometry = Geometry::of(recipe.model.size);
     let model = &recipe.model;
     let as_bytes = |count: usize| count as u64;
-    let parameters = as_bytes(
-        geometry
-            .parameters(model.frames, model.embed_dim, model.context)
-            .total(),
-    );
+    let parameters = as_bytes(geometry.parameters(model.frames, model.embed_dim, model.context).total());
     let is_f32 = recipe.train.precision == Precision::F32;
     let element: u64 = if is_f32 { 4 } else { 2 };
     let clips = as_bytes(recipe.train.clips_at_once());
@@ -87,22 +83,13 @@ pub fn memory_estimate(recipe: &Recipe) -> MemoryEstimate {
             Recompute::Blocks => (rows * row + layers * rows * row, gradients + full),
         }
     };
-    let (vision_kept, vision_working) = tower(
-        geometry.tokens(model.frames),
-        geometry.width,
-        geometry.layers,
-        geometry.heads,
-    );
-    let (text_kept, text_working) = tower(
-        model.context,
-        geometry.text_width,
-        geometry.text_layers,
-        geometry.text_heads,
-    );
+    let (vision_kept, vision_working) =
+        tower(geometry.tokens(model.frames), geometry.width, geometry.layers, geometry.heads);
+    let (text_kept, text_working) =
+        tower(model.context, geometry.text_width, geometry.text_layers, geometry.text_heads);
 
     let frame_bytes = as_bytes(model.frames * 3 * geometry.image_px * geometry.image_px);
-    let patches =
-        clips * as_bytes(model.frames * geometry.patches() * geometry.patch_values()) * element;
+    let patches = clips * as_bytes(model.frames * geometry.patches() * geometry.patch_values()) * element;
     let features = 2 * 2 * batch * as_bytes(model.embed_dim) * 4;
     MemoryEstimate {
         parameters,
@@ -121,11 +108,7 @@ pub fn memory_estimate(recipe: &Recipe) -> MemoryEstimate {
 impl fmt::Display for MemoryEstimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
-        writeln!(
-            f,
-            "parameters        {:>9.1} M",
-            self.parameters as f64 / 1e6
-        )?;
+        writeln!(f, "parameters        {:>9.1} M", self.parameters as f64 / 1e6)?;
         for (name, bytes) in [
             ("weights, f32", self.weights),
             ("weights, bf16", self.half_weights),
@@ -139,12 +122,7 @@ impl fmt::Display for MemoryEstimate {
         ] {
             writeln!(f, "{name:<18}{:>8.2} GiB", gib(bytes))?;
         }
-        write!(
-            f,
-            "{:<18}{:>8.2} GiB",
-            "host, frames",
-            gib(self.host_frames)
-        )
+        write!(f, "{:<18}{:>8.2} GiB", "host, frames", gib(self.host_frames))
     }
 }
 
@@ -168,14 +146,8 @@ mod tests {
         assert_eq!(estimate.parameters, 149_296_129);
         assert_eq!(estimate.moments, 8 * 149_296_129);
         // 13 row-widths of 256 x 785 x 768 and of 256 x 77 x 512, two bytes each.
-        assert_eq!(
-            estimate.activations,
-            13 * 2 * (256 * 785 * 768 + 256 * 77 * 512)
-        );
-        assert_eq!(
-            estimate.frames,
-            2 * 256 * 4 * 3 * 224 * 224 + 256 * 4 * 196 * 768 * 2
-        );
+        assert_eq!(estimate.activations, 13 * 2 * (256 * 785 * 768 + 256 * 77 * 512));
+        assert_eq!(estimate.frames, 2 * 256 * 4 * 3 * 224 * 224 + 256 * 4 * 196 * 768 * 2);
         let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
         let blocks = gib(estimate.device_total());
         assert!((12.0..17.0).contains(&blocks), "{blocks}");

@@ -17,18 +17,9 @@ use toml::{Table, Value};
 /// several for a table with several faults. The recipe is then unchanged.
 pub(super) fn apply(recipe: &mut Table, text: &str) -> Result<String, Vec<Problem>> {
     let place = || "--set".to_owned();
-    let problem = |key: &str, message: String| {
-        vec![Problem {
-            place: place(),
-            key: key.to_owned(),
-            message,
-        }]
-    };
+    let problem = |key: &str, message: String| vec![Problem { place: place(), key: key.to_owned(), message }];
     let Some((key, raw)) = text.split_once('=') else {
-        return Err(problem(
-            text,
-            "expected key=value, such as optim.lr=3e-5".into(),
-        ));
+        return Err(problem(text, "expected key=value, such as optim.lr=3e-5".into()));
     };
     let key = key.trim();
     let steps = resolve(recipe, key).map_err(|message| problem(key, message))?;
@@ -45,14 +36,10 @@ pub(super) fn apply(recipe: &mut Table, text: &str) -> Result<String, Vec<Proble
             value
         }
         Target::Item(section) => {
-            let value = parse_toml(raw.trim()).map_err(|found| {
-                problem(key, format!("expected a table in {{ }}, found {found}"))
-            })?;
+            let value = parse_toml(raw.trim())
+                .map_err(|found| problem(key, format!("expected a table in {{ }}, found {found}")))?;
             let Value::Table(table) = &value else {
-                return Err(problem(
-                    key,
-                    format!("expected a table in {{ }}, found {value}"),
-                ));
+                return Err(problem(key, format!("expected a table in {{ }}, found {value}")));
             };
             let mut problems = Vec::new();
             let prefix = format!("{key}.");
@@ -125,16 +112,11 @@ fn resolve(recipe: &Table, key: &str) -> Result<Steps, String> {
                     return Ok(Steps { path, target });
                 }
                 section = inner;
-                here = items
-                    .and_then(|items| items.get(index))
-                    .and_then(Value::as_table);
+                here = items.and_then(|items| items.get(index)).and_then(Value::as_table);
             }
             _ => {
                 return match parts.next() {
-                    None => Ok(Steps {
-                        path,
-                        target: Target::Entry(entry),
-                    }),
+                    None => Ok(Steps { path, target: Target::Entry(entry) }),
                     Some(_) => Err(format!("{prefix} holds {}, nothing below it", entry.kind)),
                 };
             }
@@ -142,10 +124,7 @@ fn resolve(recipe: &Table, key: &str) -> Result<Steps, String> {
         prefix.push('.');
     }
     let names: Vec<&str> = SCHEMA.section(section).iter().map(|e| e.name).collect();
-    Err(format!(
-        "is a section; set one of its keys: {}",
-        names.join(", ")
-    ))
+    Err(format!("is a section; set one of its keys: {}", names.join(", ")))
 }
 
 /// The value of an override; `None` for `none`, which unsets an optional key.
@@ -165,12 +144,10 @@ fn parse(entry: &Entry, raw: &str) -> Result<Option<Value>, String> {
 
 /// A TOML value, or the text as an error message shows it.
 fn parse_toml(raw: &str) -> Result<Value, String> {
-    toml::de::ValueDeserializer::parse(raw)
-        .and_then(Value::deserialize)
-        .map_err(|_| match raw {
-            "" => "nothing".to_owned(),
-            raw => format!("\"{raw}\""),
-        })
+    toml::de::ValueDeserializer::parse(raw).and_then(Value::deserialize).map_err(|_| match raw {
+        "" => "nothing".to_owned(),
+        raw => format!("\"{raw}\""),
+    })
 }
 
 /// Puts a value in its place, creating the tables on the way; `None` removes the key.

@@ -21,10 +21,7 @@ pub fn flatten(recipe: &Recipe) -> Result<Vec<(String, Value)>, ConfigError> {
 ///
 /// # Errors
 /// As [`flatten`].
-pub fn differences(
-    before: &Recipe,
-    after: &Recipe,
-) -> Result<Vec<(String, String, String)>, ConfigError> {
+pub fn differences(before: &Recipe, after: &Recipe) -> Result<Vec<(String, String, String)>, ConfigError> {
     let (before, after) = (flatten(before)?, flatten(after)?);
     let value = |list: &[(String, Value)], key: &str| {
         let found = list.iter().find(|(name, _)| name == key);
@@ -54,10 +51,7 @@ impl Recipe {
 }
 
 /// As [`Recipe::to_toml`], with a comment after each key for which `comment` has one.
-pub(super) fn write_toml(
-    recipe: &Recipe,
-    comment: &dyn Fn(&str) -> Option<String>,
-) -> Result<String, ConfigError> {
+pub(super) fn write_toml(recipe: &Recipe, comment: &dyn Fn(&str) -> Option<String>) -> Result<String, ConfigError> {
     let mut out = String::new();
     write_section(&mut out, &table_of(recipe)?, "Recipe", "", comment);
     Ok(out)
@@ -76,9 +70,7 @@ pub(super) fn shown(value: &Value) -> String {
 }
 
 fn table_of(recipe: &Recipe) -> Result<Table, ConfigError> {
-    Table::try_from(recipe).map_err(|error| ConfigError::Unwritable {
-        message: error.to_string(),
-    })
+    Table::try_from(recipe).map_err(|error| ConfigError::Unwritable { message: error.to_string() })
 }
 
 fn flatten_section(table: &Table, section: &str, prefix: &str, out: &mut Vec<(String, Value)>) {

@@ -76,7 +76,7 @@ pub struct ModelConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ModelSize {
-    /// For the demo and for tests: 64 px, patch 16.
+    /// For the demo and for tests: 48 px, patch 16.
     Tiny,
     /// 224 px, patch 16, width 768, 12 layers.
     #[serde(rename = "vit-b16")]

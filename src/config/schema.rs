@@ -9,8 +9,7 @@ use std::fmt;
 use std::sync::LazyLock;
 
 /// The schema of this build.
-pub(super) static SCHEMA: LazyLock<Schema> =
-    LazyLock::new(|| Schema::read(include_str!("recipe.rs")));
+pub(super) static SCHEMA: LazyLock<Schema> = LazyLock::new(|| Schema::read(include_str!("recipe.rs")));
 
 /// All sections, by the name of their Rust type. The whole recipe is the section `Recipe`.
 pub(super) struct Schema {
@@ -164,12 +163,7 @@ impl Schema {
                             None => Kind::Choice(enums.get(other).cloned().unwrap_or_default()),
                         },
                     };
-                    Entry {
-                        name,
-                        kind,
-                        optional: inner.is_some(),
-                        doc: doc.clone(),
-                    }
+                    Entry { name, kind, optional: inner.is_some(), doc: doc.clone() }
                 });
                 (*section, entries.collect())
             })
@@ -179,10 +173,7 @@ impl Schema {
 }
 
 /// The candidate most like `word`, if any is alike enough to be a slip of the pen.
-pub(super) fn nearest<'a>(
-    word: &str,
-    candidates: impl Iterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     // 0.8 takes `learn_temp` for `learn_temperature` and `bach_size` for `batch_size`, and
     // rejects unrelated words (see the test).
     candidates
@@ -224,21 +215,15 @@ mod tests {
     #[test]
     fn every_serialised_key_is_described_and_documented() {
         let mut recipe = Recipe::default();
-        let source = SourceConfig {
-            sentences: Some("a".into()),
-            relevancy: Some("b".into()),
-            ..SourceConfig::default()
-        };
+        let source =
+            SourceConfig { sentences: Some("a".into()), relevancy: Some("b".into()), ..SourceConfig::default() };
         recipe.data.train.push(source.clone());
         recipe.data.eval.push(source);
         recipe.model.init = Some("c".into());
         recipe.train.output = Some("d".into());
         let fields = describe().unwrap();
-        let described: Vec<String> = fields
-            .iter()
-            .filter(|field| field.default != "[]")
-            .map(|field| field.key.replace(".N.", ".0."))
-            .collect();
+        let described: Vec<String> =
+            fields.iter().filter(|field| field.default != "[]").map(|field| field.key.replace(".N.", ".0.")).collect();
         // Serde's own view of the keys, without the schema.
         let mut written = Vec::new();
         leaves(&toml::Value::try_from(&recipe).unwrap(), "", &mut written);
@@ -253,11 +238,7 @@ mod tests {
     }
 
     fn leaves(value: &toml::Value, key: &str, out: &mut Vec<String>) {
-        let prefix = if key.is_empty() {
-            String::new()
-        } else {
-            format!("{key}.")
-        };
+        let prefix = if key.is_empty() { String::new() } else { format!("{key}.") };
         match value {
             toml::Value::Table(table) => {
                 for (name, inner) in table {
@@ -300,22 +281,10 @@ mod tests {
     #[test]
     fn suggestions_find_slips_and_misplaced_keys() {
         let suggest = |section, prefix, key| SCHEMA.suggest(section, prefix, key);
-        assert_eq!(
-            suggest("TrainConfig", "train.", "bach_size"),
-            "did you mean train.batch_size?"
-        );
-        assert_eq!(
-            suggest("ModelConfig", "model.", "learn_temp"),
-            "did you mean model.learn_temperature?"
-        );
-        assert_eq!(
-            suggest("TrainConfig", "train.", "lr"),
-            "did you mean optim.lr?"
-        );
+        assert_eq!(suggest("TrainConfig", "train.", "bach_size"), "did you mean train.batch_size?");
+        assert_eq!(suggest("ModelConfig", "model.", "learn_temp"), "did you mean model.learn_temperature?");
+        assert_eq!(suggest("TrainConfig", "train.", "lr"), "did you mean optim.lr?");
         let nothing = suggest("EvalConfig", "eval.", "xyzzy");
-        assert_eq!(
-            nothing,
-            "valid here: before_training, every_epochs, batch_size"
-        );
+        assert_eq!(nothing, "valid here: before_training, every_epochs, batch_size");
     }
 }

@@ -20,11 +20,7 @@ pub(super) fn check_table(
         let key = format!("{prefix}{name}");
         match SCHEMA.entry(section, name) {
             Some(entry) => check_value(entry, &key, value, place, problems),
-            None => problems.push(Problem {
-                place: place(&key),
-                message: unknown(section, prefix, name),
-                key,
-            }),
+            None => problems.push(Problem { place: place(&key), message: unknown(section, prefix, name), key }),
         }
     }
 }
@@ -55,9 +51,7 @@ pub(super) fn check_value(
         (Kind::Number, value) => is_number(value),
         (Kind::Pair, Value::Array(items)) => items.len() == 2 && items.iter().all(is_number),
         (Kind::Text | Kind::Path, Value::String(_)) => true,
-        (Kind::Choice(words), Value::String(word)) => {
-            words.iter().any(|(choice, _)| choice == word)
-        }
+        (Kind::Choice(words), Value::String(word)) => words.iter().any(|(choice, _)| choice == word),
         _ => false,
     };
     if !right {

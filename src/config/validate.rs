@@ -36,20 +36,14 @@ impl Judge {
     fn verdict(self) -> Result<Vec<Warning>, ConfigError> {
         match self.problems.is_empty() {
             true => Ok(self.warnings),
-            false => Err(ConfigError::Invalid {
-                problems: self.problems,
-            }),
+            false => Err(ConfigError::Invalid { problems: self.problems }),
         }
     }
 
     /// Records a problem unless `holds`.
     fn need(&mut self, holds: bool, key: &str, message: impl Into<String>) {
         if !holds {
-            self.problems.push(Problem {
-                place: String::new(),
-                key: key.to_owned(),
-                message: message.into(),
-            });
+            self.problems.push(Problem { place: String::new(), key: key.to_owned(), message: message.into() });
         }
     }
 
@@ -91,10 +85,7 @@ impl Judge {
         self.need(
             plain && recipe.name != "." && recipe.name != "..",
             "name",
-            format!(
-                "expected a plain name (it becomes the folder runs/<name>), found \"{}\"",
-                recipe.name
-            ),
+            format!("expected a plain name (it becomes the folder runs/<name>), found \"{}\"", recipe.name),
         );
         self.need(
             i64::try_from(recipe.seed).is_ok(),
@@ -120,10 +111,7 @@ impl Judge {
         self.need(
             (0.01..=1.0).contains(&model.temperature),
             "model.temperature",
-            format!(
-                "expected 0.01 to 1 (training keeps logit_scale within [0, ln 100]), found {}",
-                model.temperature
-            ),
+            format!("expected 0.01 to 1 (training keeps logit_scale within [0, ln 100]), found {}", model.temperature),
         );
         self.below_one("model.drop_path", model.drop_path);
         self.need(
@@ -198,10 +186,7 @@ impl Judge {
             &format!("{key}.extension"),
             "chunk files need an extension, such as mp4",
         );
-        let only_ek100 = [
-            ("sentences", source.sentences.is_some()),
-            ("relevancy", source.relevancy.is_some()),
-        ];
+        let only_ek100 = [("sentences", source.sentences.is_some()), ("relevancy", source.relevancy.is_some())];
         for (name, is_set) in only_ek100 {
             self.need(
                 !is_set || source.format == SourceFormat::Ek100,
@@ -228,20 +213,10 @@ impl Judge {
             self.need(
                 optim.warmup_epochs < epochs as f64,
                 "optim.warmup_epochs",
-                format!(
-                    "expected less than train.epochs = {epochs}, found {}",
-                    optim.warmup_epochs
-                ),
+                format!("expected less than train.epochs = {epochs}, found {}", optim.warmup_epochs),
             );
-            for (key, value) in [
-                ("optim.warmup_lr", optim.warmup_lr),
-                ("optim.end_lr", optim.end_lr),
-            ] {
-                self.need(
-                    value <= optim.lr,
-                    key,
-                    format!("expected at most optim.lr = {}, found {value}", optim.lr),
-                );
+            for (key, value) in [("optim.warmup_lr", optim.warmup_lr), ("optim.end_lr", optim.end_lr)] {
+                self.need(value <= optim.lr, key, format!("expected at most optim.lr = {}, found {value}", optim.lr));
             }
         }
     }
@@ -295,11 +270,7 @@ impl Judge {
             self.exists(path, "model.init", advice);
         }
         if let Some(path) = &recipe.train.output {
-            self.need(
-                !path.is_file(),
-                "train.output",
-                format!("expected a folder, found the file {}", path.display()),
-            );
+            self.need(!path.is_file(), "train.output", format!("expected a folder, found the file {}", path.display()));
         }
         for (list, sources) in [("train", &recipe.data.train), ("eval", &recipe.data.eval)] {
             for (index, source) in sources.iter().enumerate() {
@@ -312,10 +283,7 @@ impl Judge {
                     &key("root"),
                     format!("no folder {}: {advice}", root.display()),
                 );
-                for (name, path) in [
-                    ("sentences", &source.sentences),
-                    ("relevancy", &source.relevancy),
-                ] {
+                for (name, path) in [("sentences", &source.sentences), ("relevancy", &source.relevancy)] {
                     if let Some(path) = path {
                         self.file(path, &key(name), advice);
                     }

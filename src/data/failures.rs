@@ -30,20 +30,13 @@ pub struct SampleFailure {
 
 impl SampleFailure {
     pub fn new(sample: u64, error: &ClipError) -> Self {
-        Self {
-            sample,
-            kind: error.kind(),
-            path: error.path().to_owned(),
-            reason: error.to_string(),
-        }
+        Self { sample, kind: error.kind(), path: error.path().to_owned(), reason: error.to_string() }
     }
 }
 
 /// More samples were bad than the run allows.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "{bad} of {tried} samples cannot be read, {allowed} are allowed (`data.max_bad_share`):\n{summary}"
-)]
+#[error("{bad} of {tried} samples cannot be read, {allowed} are allowed (`data.max_bad_share`):\n{summary}")]
 pub struct TooManyBad {
     /// Distinct bad samples.
     pub bad: u64,
@@ -95,10 +88,8 @@ impl Failures {
         if !self.bad.insert(failure.sample) {
             return;
         }
-        let kind = self.kinds.entry(failure.kind).or_insert_with(|| Kind {
-            samples: 0,
-            example: failure.reason.clone(),
-        });
+        let kind =
+            self.kinds.entry(failure.kind).or_insert_with(|| Kind { samples: 0, example: failure.reason.clone() });
         kind.samples += 1;
         // Files past the limit are not remembered, so that millions of them cost no memory.
         if self.files.len() < LOGGED_FILES && self.files.insert(failure.path.clone()) {
@@ -121,9 +112,7 @@ impl Failures {
 
     /// Distinct bad samples of each kind.
     pub fn kinds(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        self.kinds
-            .iter()
-            .map(|(kind, count)| (*kind, count.samples))
+        self.kinds.iter().map(|(kind, count)| (*kind, count.samples))
     }
 
     /// Fails when more samples are bad than `max_bad_share` of those tried, at least 1000 (or the whole
@@ -222,18 +211,9 @@ mod tests {
         let error = failures.check().unwrap_err();
         assert_eq!((error.bad, error.tried, error.allowed), (6, 6, 5));
         let text = error.to_string();
-        assert!(
-            text.contains("6 of 6 samples cannot be read, 5 are allowed"),
-            "{text}"
-        );
-        assert!(
-            text.contains("5  missing    e.g. no such file: 0.mp4"),
-            "{text}"
-        );
-        assert!(
-            text.contains("1  truncated  e.g. no such file: 5.mp4"),
-            "{text}"
-        );
+        assert!(text.contains("6 of 6 samples cannot be read, 5 are allowed"), "{text}");
+        assert!(text.contains("5  missing    e.g. no such file: 0.mp4"), "{text}");
+        assert!(text.contains("1  truncated  e.g. no such file: 5.mp4"), "{text}");
     }
 
     #[test]

@@ -35,17 +35,9 @@ impl ActionClasses {
 
     /// From 0 to 1: `[same verb] / 2 + |common nouns| / |all nouns| / 2`, the second term 0 where neither has a noun.
     pub fn relevancy(&self, other: &ActionClasses) -> f64 {
-        let common = self
-            .nouns
-            .iter()
-            .filter(|noun| other.nouns.binary_search(noun).is_ok())
-            .count();
+        let common = self.nouns.iter().filter(|noun| other.nouns.binary_search(noun).is_ok()).count();
         let all = self.nouns.len() + other.nouns.len() - common;
-        let nouns = if all == 0 {
-            0.0
-        } else {
-            common as f64 / all as f64
-        };
+        let nouns = if all == 0 { 0.0 } else { common as f64 / all as f64 };
         let verb = f64::from(u8::from(self.verb == other.verb));
         0.5 * verb + 0.5 * nouns
     }
@@ -73,10 +65,7 @@ enum Values {
 impl Relevancy {
     /// A given matrix, captions varying fastest.
     pub fn dense(values: Vec<f64>, captions: usize) -> Self {
-        Relevancy {
-            captions,
-            values: Values::Dense(values),
-        }
+        Relevancy { captions, values: Values::Dense(values) }
     }
 
     /// The relevancy of every caption to every video by their classes.
@@ -91,14 +80,7 @@ impl Relevancy {
         };
         let of_videos = videos.iter().map(&mut index).collect();
         let of_captions = captions.iter().map(&mut index).collect();
-        Relevancy {
-            captions: captions.len(),
-            values: Values::ByClass {
-                classes,
-                of_videos,
-                of_captions,
-            },
-        }
+        Relevancy { captions: captions.len(), values: Values::ByClass { classes, of_videos, of_captions } }
     }
 
     /// `[videos, captions]`.
@@ -116,14 +98,8 @@ impl Relevancy {
     /// When `video` is not below `shape()[0]`.
     pub fn row(&self, video: usize) -> Vec<f64> {
         match &self.values {
-            Values::Dense(values) => {
-                values[video * self.captions..(video + 1) * self.captions].to_vec()
-            }
-            Values::ByClass {
-                classes,
-                of_videos,
-                of_captions,
-            } => {
+            Values::Dense(values) => values[video * self.captions..(video + 1) * self.captions].to_vec(),
+            Values::ByClass { classes, of_videos, of_captions } => {
                 let video = &classes[of_videos[video] as usize];
                 let by_class: Vec<f64> = classes.iter().map(|c| video.relevancy(c)).collect();
                 of_captions.iter().map(|&c| by_class[c as usize]).collect()
@@ -135,11 +111,7 @@ impl Relevancy {
     pub fn to_dense(&self) -> Vec<f64> {
         match &self.values {
             Values::Dense(values) => values.clone(),
-            Values::ByClass {
-                classes,
-                of_videos,
-                of_captions,
-            } => {
+            Values::ByClass { classes, of_videos, of_captions } => {
                 let mut rows: Vec<Option<Vec<f64>>> = vec![None; classes.len()];
                 let mut dense = Vec::with_capacity(of_videos.len() * of_captions.len());
                 for (video, &class) in of_videos.iter().enumerate() {
@@ -158,10 +130,7 @@ impl Relevancy {
     pub fn candidates(&self, video: usize) -> Vec<usize> {
         let row = self.row(video);
         let candidates = row.iter().enumerate();
-        candidates
-            .filter(|&(_, &relevancy)| relevancy > CANDIDATE_RELEVANCY)
-            .map(|(caption, _)| caption)
-            .collect()
+        candidates.filter(|&(_, &relevancy)| relevancy > CANDIDATE_RELEVANCY).map(|(caption, _)| caption).collect()
     }
 }
 
@@ -188,12 +157,7 @@ mod tests {
     #[test]
     fn a_tenth_is_no_candidate() {
         let video = classes(2, &[1, 2, 3, 4, 5]);
-        let captions = [
-            classes(3, &[5]),
-            classes(3, &[4, 5]),
-            classes(2, &[9]),
-            classes(0, &[9]),
-        ];
+        let captions = [classes(3, &[5]), classes(3, &[4, 5]), classes(2, &[9]), classes(0, &[9])];
         let relevancy = Relevancy::from_classes(&[&video], &captions.iter().collect::<Vec<_>>());
         assert_eq!(relevancy.row(0), [0.1, 0.2, 0.5, 0.0]);
         assert_eq!(relevancy.candidates(0), [1, 2]);
@@ -203,10 +167,8 @@ mod tests {
     fn dense_and_by_class_agree() {
         let videos = [classes(0, &[1]), classes(1, &[1, 2]), classes(0, &[1])];
         let captions = [classes(1, &[2]), classes(0, &[1])];
-        let computed = Relevancy::from_classes(
-            &videos.iter().collect::<Vec<_>>(),
-            &captions.iter().collect::<Vec<_>>(),
-        );
+        let computed =
+            Relevancy::from_classes(&videos.iter().collect::<Vec<_>>(), &captions.iter().collect::<Vec<_>>());
         assert_eq!(computed.shape(), [3, 2]);
         let dense = Relevancy::dense(computed.to_dense(), 2);
         assert_eq!(dense.to_dense(), [0.0, 1.0, 0.75, 0.25, 0.0, 1.0]);

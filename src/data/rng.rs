@@ -37,10 +37,7 @@ pub enum Purpose {
 /// The four values fill the 32-byte ChaCha key, so two different keys give unrelated streams.
 pub fn keyed(seed: u64, epoch: u64, sample: u64, purpose: Purpose) -> ChaCha8Rng {
     let mut key = [0; 32];
-    for (bytes, value) in key
-        .chunks_exact_mut(8)
-        .zip([seed, epoch, sample, purpose as u64])
-    {
+    for (bytes, value) in key.chunks_exact_mut(8).zip([seed, epoch, sample, purpose as u64]) {
         bytes.copy_from_slice(&value.to_le_bytes());
     }
     ChaCha8Rng::from_seed(key)
@@ -78,9 +75,6 @@ mod tests {
     /// ChaCha with 8 rounds, worked out apart; another value means that no earlier run can be repeated.
     #[test]
     fn the_stream_is_stable() {
-        assert_eq!(
-            keyed(17, 3, 1_000_000, Purpose::Shuffle).next_u64(),
-            0x767c_5566_a9de_86d8
-        );
+        assert_eq!(keyed(17, 3, 1_000_000, Purpose::Shuffle).next_u64(), 0x767c_5566_a9de_86d8);
     }
 }

@@ -37,15 +37,9 @@ impl Position {
     /// The batch after this one when an epoch holds `batches`.
     pub fn next(self, batches: u64) -> Self {
         if self.batch + 1 < batches {
-            Self {
-                batch: self.batch + 1,
-                ..self
-            }
+            Self { batch: self.batch + 1, ..self }
         } else {
-            Self {
-                epoch: self.epoch + 1,
-                batch: 0,
-            }
+            Self { epoch: self.epoch + 1, batch: 0 }
         }
     }
 }
@@ -103,10 +97,7 @@ mod tests {
 
     #[test]
     fn positions_survive_a_checkpoint() {
-        let at = Position {
-            epoch: 3,
-            batch: 41,
-        };
+        let at = Position { epoch: 3, batch: 41 };
         let json = serde_json::to_string(&at).unwrap();
         assert_eq!(json, r#"{"epoch":3,"batch":41}"#);
         assert_eq!(serde_json::from_str::<Position>(&json).unwrap(), at);

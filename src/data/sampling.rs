@@ -19,13 +19,7 @@ impl FrameRule {
     /// shorter than `count`. With `jitter` they are drawn, without they are fixed.
     ///
     /// A segment that holds no frame counts as one frame long.
-    pub fn frames(
-        self,
-        start: u64,
-        end: u64,
-        count: usize,
-        jitter: Option<&mut impl Rng>,
-    ) -> Vec<u64> {
+    pub fn frames(self, start: u64, end: u64, count: usize, jitter: Option<&mut impl Rng>) -> Vec<u64> {
         let last = end.max(start + 1) - 1;
         let end = last + 1;
         let mut frames = match self {
@@ -46,11 +40,7 @@ fn avion(start: u64, end: u64, count: usize, mut jitter: Option<&mut impl Rng>) 
     let step = (last - first) / pieces;
     // numpy's linspace: `i * step + start`, but the last border exactly `end`.
     let border = |i: usize| {
-        if i == count {
-            last
-        } else {
-            i as f64 * step + first
-        }
+        if i == count { last } else { i as f64 * step + first }
     };
     (0..count)
         .map(|i| {
@@ -132,9 +122,7 @@ mod tests {
         assert_eq!(centred(FrameRule::Lavila, 30, 61, 4), [34, 41, 48, 56]);
         assert_eq!(
             centred(FrameRule::Lavila, 95, 126, 16),
-            [
-                96, 98, 100, 102, 103, 105, 107, 109, 111, 113, 115, 116, 118, 120, 122, 124
-            ]
+            [96, 98, 100, 102, 103, 105, 107, 109, 111, 113, 115, 116, 118, 120, 122, 124]
         );
     }
 

@@ -1,3 +1,55 @@
 //! Scores: retrieval metrics over similarity matrices, and the evaluations that fill them.
 
 pub mod metrics;
+pub mod retrieval;
+
+use crate::data::annotations::AnnotationError;
+use crate::data::loader::LoaderError;
+use crate::device::DeviceError;
+use crate::report::Thumbnail;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// One evaluation set, scored.
+#[derive(Clone, Debug)]
+pub struct Evaluation {
+    /// Name of the set.
+    pub set: String,
+    /// Scores by name, shares in `[0, 1]`: `map_avg`, `ndcg_avg`, `t2v_r1`, ...
+    pub scores: BTreeMap<String, f64>,
+    /// What a random ranking would score, under the same names.
+    pub chance: BTreeMap<String, f64>,
+    pub seconds: f64,
+    pub videos: usize,
+    /// Clips that could not be read and are left out of the scores.
+    pub unreadable: usize,
+    /// Clips to show, with how they ranked.
+    pub examples: Vec<Example>,
+}
+
+/// One clip of an evaluation set and the captions most similar to it.
+#[derive(Clone, Debug)]
+pub struct Example {
+    pub frames: Vec<Thumbnail>,
+    pub caption: Arc<str>,
+    /// Place of its best right caption, from 1.
+    pub rank: usize,
+    pub candidates: usize,
+    /// Caption, cosine similarity, and whether it is right; most similar first.
+    pub matches: Vec<(Arc<str>, f64, bool)>,
+}
+
+/// Why a set could not be scored.
+#[derive(Debug, thiserror::Error)]
+pub enum EvalError {
+    #[error(transparent)]
+    Annotation(#[from] AnnotationError),
+    #[error("evaluation set {set}: {source}")]
+    Loader { set: String, source: LoaderError },
+    #[error("evaluation set {set}: no clip could be read; see the warnings above for each file's reason")]
+    NoClips { set: String },
+    #[error("evaluation set {set}: {source}")]
+    Metric { set: String, source: metrics::MetricError },
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}

@@ -37,7 +37,8 @@ fn vision_specs(shape: &ClipShape) -> Vec<ParamSpec> {
     specs.push(ParamSpec::new("visual.conv1.weight", &[width, columns], fan_in(columns)));
     norm(&mut specs, "visual.ln_pre", width);
     for layer in 0..layers {
-        let init = BlockInit { in_proj: small, out_proj: small, c_fc: small, c_proj: small, mlp_bias: [Init::Zeros; 2] };
+        let init =
+            BlockInit { in_proj: small, out_proj: small, c_fc: small, c_proj: small, mlp_bias: [Init::Zeros; 2] };
         block(&mut specs, &format!("visual.transformer.resblocks.{layer}"), width, init);
     }
     norm(&mut specs, "visual.ln_post", width);
@@ -153,7 +154,9 @@ mod tests {
         for name in ["visual.temporal_embedding", "textual.token_embedding.weight", "visual.conv1.weight"] {
             assert!(decays(name), "{name}");
         }
-        for name in ["visual.positional_embedding", "textual.positional_embedding", "visual.ln_pre.weight", "logit_scale"] {
+        for name in
+            ["visual.positional_embedding", "textual.positional_embedding", "visual.ln_pre.weight", "logit_scale"]
+        {
             assert!(!decays(name), "{name}");
         }
         assert!(decays("visual.image_projection"));
@@ -162,7 +165,8 @@ mod tests {
 
     #[test]
     fn values_have_the_spread_their_init_says() {
-        let specs = [ParamSpec::new("a", &[200, 100], Init::Normal { std: 0.5 }), ParamSpec::new("b", &[7], Init::Ones)];
+        let specs =
+            [ParamSpec::new("a", &[200, 100], Init::Normal { std: 0.5 }), ParamSpec::new("b", &[7], Init::Ones)];
         let drawn = values(&specs, 3);
         let variance = drawn[0].iter().map(|v| v * v).sum::<f32>() / 20_000.0;
         assert!((variance.sqrt() - 0.5).abs() < 0.02, "{variance}");

@@ -16,11 +16,17 @@ pub enum Init {
     Zeros,
     Ones,
     Constant(f32),
-    Normal { std: f32 },
+    Normal {
+        std: f32,
+    },
     /// Normal cut at two standard units of the absolute scale, as timm's `trunc_normal_` (bounds -2 and 2).
-    TruncatedNormal { std: f32 },
+    TruncatedNormal {
+        std: f32,
+    },
     /// PyTorch's default for a Linear or convolution: uniform in `+-1 / sqrt(fan_in)`.
-    Uniform { bound: f32 },
+    Uniform {
+        bound: f32,
+    },
 }
 
 /// Name, shape and treatment of one parameter.
@@ -74,11 +80,6 @@ impl<R: CubeRuntime> Weight<R> {
     /// The value in the type activations are computed in.
     pub fn compute<const D: usize>(&self) -> T<R, D> {
         tensor(self.compute.clone())
-    }
-
-    /// The gradient, f32, in the parameter's shape. Written in place by whoever computes it.
-    pub fn gradient(&self) -> CubeTensor<R> {
-        CubeTensor { handle: self.gradient.clone(), ..self.value.clone() }
     }
 
     /// Adds `gradient` (f32 or the compute type, as many elements as the parameter, or its first rows) to the gradient.

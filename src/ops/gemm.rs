@@ -34,18 +34,13 @@ pub fn gemm<R: CubeRuntime, const D: usize>(a: T<R, D>, b: T<R, D>, out: DType) 
         a.client.empty(len * out.size()),
         out,
     );
-    by_tiles(a, b, y.clone(), false);
+    by_tiles(a, b, y.clone());
     tensor(y)
 }
 
 /// Adds `a b` to a weight's gradient. `a`: `[out, rows]`, `b`: `[rows, in]`, for a weight `[out, in]`.
 pub fn gemm_accumulate<R: CubeRuntime>(a: T<R, 2>, b: T<R, 2>, weight: &Weight<R>) {
-    let (a, b) = (primitive(a), primitive(b));
-    if prefers_tiled(&a) {
-        by_tiles(a, b, weight.gradient(), true);
-    } else {
-        weight.accumulate::<2>(tensor(by_cubecl(a, b, DType::F32)));
-    }
+    weight.accumulate(gemm(a, b, DType::F32));
 }
 
 fn prefers_tiled<R: CubeRuntime>(a: &CubeTensor<R>) -> bool {
@@ -61,21 +56,15 @@ fn by_cubecl<R: CubeRuntime>(a: CubeTensor<R>, b: CubeTensor<R>, out: DType) -> 
     }
 }
 
-fn by_tiles<R: CubeRuntime>(a: CubeTensor<R>, b: CubeTensor<R>, out: CubeTensor<R>, accumulate: bool) {
+fn by_tiles<R: CubeRuntime>(a: CubeTensor<R>, b: CubeTensor<R>, out: CubeTensor<R>) {
     let rank = a.meta.shape().num_dims();
     let (shape_a, shape_b) = (a.meta.shape().clone(), b.meta.shape().clone());
     let batch = |dim: usize| if rank == 4 { shape_a[dim] } else { 1 };
-    let problem = Problem {
-        m: shape_a[rank - 2],
-        k: shape_a[rank - 1],
-        n: shape_b[rank - 1],
-        outer: batch(0),
-        inner: batch(1),
-    };
+    let problem =
+        Problem { m: shape_a[rank - 2], k: shape_a[rank - 1], n: shape_b[rank - 1], outer: batch(0), inner: batch(1) };
     let client = out.client.clone();
     let (kind, out_kind) = (kind(&a), kind(&out));
-    let launched =
-        tiled(&client, problem, 1.0, (matrix(a), matrix(b), kind), (matrix(out), out_kind), accumulate);
+    let launched = tiled(&client, problem, 1.0, (matrix(a), matrix(b), kind), (matrix(out), out_kind));
     if let Err(error) = launched {
         unreachable!("operands come from tensors that hold them: {error}");
     }
@@ -84,13 +73,8 @@ fn by_tiles<R: CubeRuntime>(a: CubeTensor<R>, b: CubeTensor<R>, out: CubeTensor<
 fn matrix<R: CubeRuntime>(x: CubeTensor<R>) -> Matrix {
     let (strides, rank) = (x.meta.strides().clone(), x.meta.shape().num_dims());
     let batch = |dim: usize| if rank == 4 { strides[dim] } else { 0 };
-    let operand = Operand {
-        offset: 0,
-        outer: batch(0),
-        inner: batch(1),
-        rows: strides[rank - 2],
-        columns: strides[rank - 1],
-    };
+    let operand =
+        Operand { offset: 0, outer: batch(0), inner: batch(1), rows: strides[rank - 2], columns: strides[rank - 1] };
     Matrix { len: x.handle.size_in_used() as usize / x.dtype.size(), handle: x.handle, operand }
 }
 

@@ -108,18 +108,12 @@ impl MetricsLog {
     pub fn write(&mut self, record: &Record) -> Result<(), ReportError> {
         let mut line = Vec::new();
         append_line(record, &self.path, &mut line)?;
-        self.file
-            .write_all(&line)
-            .and_then(|()| self.file.flush())
-            .map_err(ReportError::io("write", &self.path))
+        self.file.write_all(&line).and_then(|()| self.file.flush()).map_err(ReportError::io("write", &self.path))
     }
 
     fn open(path: &Path) -> Result<Self, ReportError> {
         let file = OpenOptions::new().append(true).open(path);
-        Ok(Self {
-            file: file.map_err(ReportError::io("open", path))?,
-            path: path.to_owned(),
-        })
+        Ok(Self { file: file.map_err(ReportError::io("open", path))?, path: path.to_owned() })
     }
 }
 
@@ -145,10 +139,8 @@ pub fn read_metrics(path: &Path) -> Result<Vec<Record>, ReportError> {
 }
 
 fn append_line(record: &Record, path: &Path, out: &mut Vec<u8>) -> Result<(), ReportError> {
-    serde_json::to_writer(&mut *out, record).map_err(|source| ReportError::BadJson {
-        path: path.to_owned(),
-        source,
-    })?;
+    serde_json::to_writer(&mut *out, record)
+        .map_err(|source| ReportError::BadJson { path: path.to_owned(), source })?;
     out.push(b'\n');
     Ok(())
 }

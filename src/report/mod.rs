@@ -17,10 +17,7 @@ mod progress;
 mod results;
 mod tensorboard;
 
-pub use html::{
-    BadSamples, ClipCard, EvalTable, Fact, Match, ReportData, ScoreRow, Search, SearchHit,
-    Thumbnail,
-};
+pub use html::{BadSamples, ClipCard, EvalTable, Fact, Match, ReportData, ScoreRow, Search, SearchHit, Thumbnail};
 pub use jsonl::{EvalRecord, MetricsLog, Record, StepRecord, read_metrics};
 pub use progress::{Progress, ProgressPlan};
 pub use results::{Results, Scores};
@@ -34,46 +31,20 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
     #[error("cannot {action} {}: {source}", .path.display())]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    Io { action: &'static str, path: PathBuf, source: io::Error },
     #[error("{}, line {line}: {source}; repair or remove that line", .path.display())]
-    BadRecord {
-        path: PathBuf,
-        line: usize,
-        source: serde_json::Error,
-    },
+    BadRecord { path: PathBuf, line: usize, source: serde_json::Error },
     #[error("{}: {source}", .path.display())]
-    BadJson {
-        path: PathBuf,
-        source: serde_json::Error,
-    },
-    #[error(
-        "a picture of {width} x {height} needs {expected} bytes of rgb, sides of 1 to 65535; it has {found}"
-    )]
-    BadPicture {
-        width: usize,
-        height: usize,
-        expected: usize,
-        found: usize,
-    },
+    BadJson { path: PathBuf, source: serde_json::Error },
+    #[error("a picture of {width} x {height} needs {expected} bytes of rgb, sides of 1 to 65535; it has {found}")]
+    BadPicture { width: usize, height: usize, expected: usize, found: usize },
     #[error("cannot encode a picture of {width} x {height}: {reason}")]
-    Encode {
-        width: usize,
-        height: usize,
-        reason: String,
-    },
+    Encode { width: usize, height: usize, reason: String },
 }
 
 impl ReportError {
     fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io {
-            action,
-            path: path.to_owned(),
-            source,
-        }
+        move |source| Self::Io { action, path: path.to_owned(), source }
     }
 }
 
@@ -98,11 +69,6 @@ fn check_picture(rgb: &[u8], width: usize, height: usize) -> Result<(u16, u16), 
     let expected = width.saturating_mul(height).saturating_mul(3);
     match (u16::try_from(width), u16::try_from(height)) {
         (Ok(w @ 1..), Ok(h @ 1..)) if rgb.len() == expected => Ok((w, h)),
-        _ => Err(ReportError::BadPicture {
-            width,
-            height,
-            expected,
-            found: rgb.len(),
-        }),
+        _ => Err(ReportError::BadPicture { width, height, expected, found: rgb.len() }),
     }
 }

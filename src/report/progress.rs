@@ -44,9 +44,9 @@ impl Progress<io::Stderr> {
     /// Draws on stderr, after `first_step` steps of an earlier run.
     pub fn stderr(plan: ProgressPlan, first_step: u64) -> Self {
         let out = io::stderr();
-        let columns = out.is_terminal().then(|| {
-            terminal_size::terminal_size_of(&out).map_or(80, |(width, _)| usize::from(width.0))
-        });
+        let columns = out
+            .is_terminal()
+            .then(|| terminal_size::terminal_size_of(&out).map_or(80, |(width, _)| usize::from(width.0)));
         Self::new(out, columns, plan, first_step)
     }
 }
@@ -54,14 +54,7 @@ impl Progress<io::Stderr> {
 impl<W: Write> Progress<W> {
     /// Draws on `out`; `columns` is its width if it is a terminal.
     pub fn new(out: W, columns: Option<usize>, plan: ProgressPlan, first_step: u64) -> Self {
-        Self {
-            out,
-            columns,
-            plan,
-            smooth: None,
-            last_step: first_step,
-            drawn: false,
-        }
+        Self { out, columns, plan, smooth: None, last_step: first_step, drawn: false }
     }
 
     /// Takes in a logged step and redraws. Failing to draw never fails a run.
@@ -191,11 +184,7 @@ fn fit(mut fields: Vec<(u8, String)>, columns: usize) -> String {
 }
 
 fn rate(per_s: f64) -> String {
-    if per_s < 10.0 {
-        format!("{per_s:.2}")
-    } else {
-        format!("{per_s:.0}")
-    }
+    if per_s < 10.0 { format!("{per_s:.2}") } else { format!("{per_s:.0}") }
 }
 
 /// `48s`, `12m30s`, `5h12m`, `3d04h`.

@@ -35,10 +35,7 @@ pub struct Scores {
 impl Results {
     /// Writes the file whole or not at all.
     pub fn write(&self, path: &Path) -> Result<(), ReportError> {
-        let bad = |source| ReportError::BadJson {
-            path: path.to_owned(),
-            source,
-        };
+        let bad = |source| ReportError::BadJson { path: path.to_owned(), source };
         let mut json = serde_json::to_vec_pretty(self).map_err(bad)?;
         json.push(b'\n');
         write_atomic(path, &json)
@@ -46,9 +43,6 @@ impl Results {
 
     pub fn read(path: &Path) -> Result<Self, ReportError> {
         let json = std::fs::read(path).map_err(ReportError::io("read", path))?;
-        serde_json::from_slice(&json).map_err(|source| ReportError::BadJson {
-            path: path.to_owned(),
-            source,
-        })
+        serde_json::from_slice(&json).map_err(|source| ReportError::BadJson { path: path.to_owned(), source })
     }
 }

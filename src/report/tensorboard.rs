@@ -27,10 +27,7 @@ impl EventWriter {
     pub fn create(folder: &Path, resumed_step: Option<u64>) -> Result<Self, ReportError> {
         fs::create_dir_all(folder).map_err(ReportError::io("create", folder))?;
         let (path, file) = new_file(folder)?;
-        let mut writer = Self {
-            out: BufWriter::new(file),
-            path,
-        };
+        let mut writer = Self { out: BufWriter::new(file), path };
         let mut version = Message::default();
         version.bytes(3, b"brain.Event:2");
         writer.event(0, &version)?;
@@ -64,9 +61,10 @@ impl EventWriter {
             ]
             .into_iter()
             .try_for_each(|(name, value)| self.scalar(&format!("train/{name}"), step.step, value)),
-            Record::Eval(eval) => eval.scores.iter().try_for_each(|(name, &score)| {
-                self.scalar(&format!("eval/{}/{name}", eval.set), eval.step, score)
-            }),
+            Record::Eval(eval) => eval
+                .scores
+                .iter()
+                .try_for_each(|(name, &score)| self.scalar(&format!("eval/{}/{name}", eval.set), eval.step, score)),
         }
     }
 
@@ -100,14 +98,7 @@ impl EventWriter {
     }
 
     /// A picture, `rgb`: `[height, width, 3]`.
-    pub fn image(
-        &mut self,
-        tag: &str,
-        step: u64,
-        rgb: &[u8],
-        width: usize,
-        height: usize,
-    ) -> Result<(), ReportError> {
+    pub fn image(&mut self, tag: &str, step: u64, rgb: &[u8], width: usize, height: usize) -> Result<(), ReportError> {
         let png = encode_png(rgb, width, height)?;
         let mut image = Message::default();
         image.varint(1, height as u64);
@@ -121,9 +112,7 @@ impl EventWriter {
     }
 
     pub fn flush(&mut self) -> Result<(), ReportError> {
-        self.out
-            .flush()
-            .map_err(ReportError::io("write", &self.path))
+        self.out.flush().map_err(ReportError::io("write", &self.path))
     }
 
     fn summary(&mut self, step: u64, value: &Message) -> Result<(), ReportError> {
@@ -159,9 +148,7 @@ fn new_file(folder: &Path) -> Result<(PathBuf, File), ReportError> {
 }
 
 fn seconds_since_epoch() -> f64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0.0, |since| since.as_secs_f64())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 fn encode_png(rgb: &[u8], width: usize, height: usize) -> Result<Vec<u8>, ReportError> {
@@ -176,11 +163,7 @@ fn encode_png(rgb: &[u8], width: usize, height: usize) -> Result<Vec<u8>, Report
             writer.write_image_data(rgb)?;
             writer.finish()
         })
-        .map_err(|error| ReportError::Encode {
-            width,
-            height,
-            reason: error.to_string(),
-        })?;
+        .map_err(|error| ReportError::Encode { width, height, reason: error.to_string() })?;
     Ok(out)
 }
 
@@ -195,9 +178,7 @@ fn write_record(out: &mut impl Write, payload: &[u8]) -> std::io::Result<()> {
 
 /// CRC-32C, rotated and offset so that a checksum of data that holds checksums stays a good one.
 fn masked_crc(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(bytes)
-        .rotate_right(15)
-        .wrapping_add(0xa282_ead8)
+    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 /// A protocol buffer message under construction. Field numbers here are all below 16: a key is one byte.
@@ -247,10 +228,7 @@ mod tests {
     fn the_checksum_is_the_one_of_rfc_3720() {
         // RFC 3720, B.4: 32 bytes of zeros.
         assert_eq!(crc32c::crc32c(&[0; 32]), 0x8a91_36aa);
-        assert_eq!(
-            masked_crc(&[0; 32]),
-            0x8a91_36aa_u32.rotate_right(15).wrapping_add(0xa282_ead8)
-        );
+        assert_eq!(masked_crc(&[0; 32]), 0x8a91_36aa_u32.rotate_right(15).wrapping_add(0xa282_ead8));
     }
 
     #[test]

@@ -31,8 +31,7 @@ pub fn clean(text: &str) -> String {
 
 /// True when nothing here can change the text: the case of nearly every caption.
 fn is_plain(text: &str) -> bool {
-    text.bytes()
-        .all(|byte| matches!(byte, b' '..=b'~' | b'\t' | b'\n') && byte != b'&')
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t' | b'\n') && byte != b'&')
 }
 
 /// `ftfy.fix_text` works line by line and, once it has met a `<`, takes the rest for HTML whose entities it leaves.
@@ -49,18 +48,12 @@ fn repair(text: &str) -> String {
 fn repair_line(line: &str, has_tags: bool) -> String {
     let mut text = line.to_owned();
     loop {
-        let unescaped = if has_tags {
-            text.clone()
-        } else {
-            unescape_terminated(&text)
-        };
+        let unescaped = if has_tags { text.clone() } else { unescape_terminated(&text) };
         let mut replaced = String::with_capacity(unescaped.len());
         for c in unescaped.chars() {
             push_replacement(c, &mut replaced);
         }
-        let composed: String = remove_controls(&remove_terminal_escapes(&replaced))
-            .nfc()
-            .collect();
+        let composed: String = remove_controls(&remove_terminal_escapes(&replaced)).nfc().collect();
         if composed == text {
             return text;
         }
@@ -77,10 +70,7 @@ fn unescape_terminated(text: &str) -> String {
         out.push_str(&rest[..start]);
         rest = &rest[start..];
         let name_at = if rest[1..].starts_with('#') { 2 } else { 1 };
-        let name = rest[name_at..]
-            .bytes()
-            .take_while(u8::is_ascii_alphanumeric)
-            .count();
+        let name = rest[name_at..].bytes().take_while(u8::is_ascii_alphanumeric).count();
         let end = name_at + name;
         let entity = (1..=LONGEST).contains(&name) && rest[end..].starts_with(';');
         let taken = if entity { end + 1 } else { 1 };
@@ -120,11 +110,7 @@ fn remove_terminal_escapes(text: &str) -> String {
     let mut pieces = text.split("\u{1b}[");
     let mut out = pieces.next().unwrap_or_default().to_owned();
     for piece in pieces {
-        let parameters = piece
-            .chars()
-            .take_while(|c| c.is_numeric() || *c == ';')
-            .map(char::len_utf8)
-            .sum::<usize>();
+        let parameters = piece.chars().take_while(|c| c.is_numeric() || *c == ';').map(char::len_utf8).sum::<usize>();
         match piece[parameters..].chars().next() {
             Some(c) if c.is_ascii_alphabetic() => out.push_str(&piece[parameters + 1..]),
             _ => {

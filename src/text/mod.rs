@@ -52,9 +52,7 @@ pub struct TokenBatch {
 
 impl Tokenizer {
     pub fn new() -> Self {
-        Self {
-            bpe: ClipTokenizer::new(),
-        }
+        Self { bpe: ClipTokenizer::new() }
     }
 
     /// The ids of `text` between [`START_OF_TEXT`] and [`END_OF_TEXT`], at most `context` of them in all.
@@ -68,18 +66,12 @@ impl Tokenizer {
         self.bpe.encode(&clean(text), &mut tokens);
         tokens.truncate(context.max(2) - 1);
         tokens.push(self.bpe.end_of_text());
-        tokens
-            .into_iter()
-            .map(|token: Token| u32::from(token.to_u16()))
-            .collect()
+        tokens.into_iter().map(|token: Token| u32::from(token.to_u16())).collect()
     }
 
     /// [`encode`](Self::encode)s every text and pads them to the longest of this batch.
     pub fn encode_batch<S: AsRef<str>>(&self, texts: &[S], context: usize) -> TokenBatch {
-        let rows: Vec<Vec<u32>> = texts
-            .iter()
-            .map(|text| self.encode(text.as_ref(), context))
-            .collect();
+        let rows: Vec<Vec<u32>> = texts.iter().map(|text| self.encode(text.as_ref(), context)).collect();
         let length = rows.iter().map(Vec::len).max().unwrap_or(0);
         let mut ids = vec![PADDING; rows.len() * length];
         let mut eot = Vec::with_capacity(rows.len());
@@ -121,10 +113,7 @@ mod tests {
     fn tiny_contexts_still_have_both_markers() {
         let tokenizer = Tokenizer::new();
         for context in [0, 1, 2] {
-            assert_eq!(
-                tokenizer.encode("take plate", context),
-                [START_OF_TEXT, END_OF_TEXT]
-            );
+            assert_eq!(tokenizer.encode("take plate", context), [START_OF_TEXT, END_OF_TEXT]);
         }
     }
 

@@ -51,12 +51,7 @@ const MIN_VOP_BYTES: usize = 16;
 impl Syntax {
     /// Reads a packet; `None` when it is damaged or holds anything else than one picture.
     pub fn content(self, data: &[u8]) -> Option<Content> {
-        let shown = |shown| {
-            Some(Content {
-                shown,
-                disposable: false,
-            })
-        };
+        let shown = |shown| Some(Content { shown, disposable: false });
         match self {
             Syntax::H264(framing) => {
                 let mut reference = 0;
@@ -67,24 +62,17 @@ impl Syntax {
                         reference |= nal[0] >> 5 & 3;
                     }
                 }
-                (num_slices > 0).then_some(Content {
-                    shown: true,
-                    disposable: reference == 0,
-                })
+                (num_slices > 0).then_some(Content { shown: true, disposable: reference == 0 })
             }
             Syntax::Hevc(framing) => {
                 let mut pictures = nal_units(data, framing)?.into_iter();
-                pictures
-                    .any(|nal| nal[0] >> 1 & 63 < 32)
-                    .then(|| shown(true))?
+                pictures.any(|nal| nal[0] >> 1 & 63 < 32).then(|| shown(true))?
             }
             Syntax::Mpeg4 => {
                 let mut vops = vops(data);
                 let vop = vops.next()?;
-                (vops.next().is_none() && vop.len() >= MIN_VOP_BYTES).then_some(Content {
-                    shown: true,
-                    disposable: vop[0] >> 6 == 2,
-                })
+                (vops.next().is_none() && vop.len() >= MIN_VOP_BYTES)
+                    .then_some(Content { shown: true, disposable: vop[0] >> 6 == 2 })
             }
             // RFC 6386, 9.1: bit 4 of the frame tag is show_frame.
             Syntax::Vp8 => shown(data.first()? >> 4 & 1 == 1),
@@ -97,8 +85,7 @@ impl Syntax {
     pub fn is_random_access(self, data: &[u8]) -> bool {
         match self {
             Syntax::H264(framing) => nal_units(data, framing).is_some_and(|nals| {
-                nals.iter()
-                    .any(|nal| nal[0] & 31 == 5 || (nal[0] & 31 == 6 && exact_recovery(&nal[1..])))
+                nals.iter().any(|nal| nal[0] & 31 == 5 || (nal[0] & 31 == 6 && exact_recovery(&nal[1..])))
             }),
             // BLA, IDR and CRA pictures: ITU-T H.265, table 7-1.
             Syntax::Hevc(framing) => nal_units(data, framing).is_some_and(|nals| {
@@ -157,10 +144,7 @@ fn split_start_codes(data: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// The pictures (VOPs) of an MPEG-4 part 2 packet, after their start code `00 00 01 B6`, none empty.
 fn vops(data: &[u8]) -> impl Iterator<Item = &[u8]> {
-    split_start_codes(data)
-        .skip(1)
-        .filter_map(|piece| piece.strip_prefix(&[0xB6]))
-        .filter(|vop| !vop.is_empty())
+    split_start_codes(data).skip(1).filter_map(|piece| piece.strip_prefix(&[0xB6])).filter(|vop| !vop.is_empty())
 }
 
 /// Whether an SEI message says that decoding from here is exact at once: a recovery point (payload type 6)

@@ -63,17 +63,12 @@ pub struct Container {
 impl Container {
     pub fn open(path: &Path) -> Result<Container, VideoError> {
         set_up_ffmpeg();
-        let unreadable = |reason: String| VideoError::Unreadable {
-            path: path.to_owned(),
-            reason,
-        };
+        let unreadable = |reason: String| VideoError::Unreadable { path: path.to_owned(), reason };
         match fs::metadata(path) {
             Ok(found) if found.is_file() => {}
             Ok(_) => return Err(unreadable("not a regular file".into())),
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Err(VideoError::Missing {
-                    path: path.to_owned(),
-                });
+                return Err(VideoError::Missing { path: path.to_owned() });
             }
             Err(error) => return Err(unreadable(error.to_string())),
         }
@@ -85,15 +80,8 @@ impl Container {
             Error::Exit => timeout(path, "opening"),
             error => unreadable(error.to_string()),
         })?;
-        let stream = video_stream(&mut input).ok_or_else(|| VideoError::NoVideoStream {
-            path: path.to_owned(),
-        })?;
-        Ok(Container {
-            input,
-            deadline,
-            path: path.to_owned(),
-            stream,
-        })
+        let stream = video_stream(&mut input).ok_or_else(|| VideoError::NoVideoStream { path: path.to_owned() })?;
+        Ok(Container { input, deadline, path: path.to_owned(), stream })
     }
 
     pub fn path(&self) -> &Path {
@@ -158,12 +146,7 @@ impl Container {
     pub fn seek(&mut self, timestamp: i64) -> bool {
         // SAFETY: a live context and one of its streams.
         let result = unsafe {
-            ffi::av_seek_frame(
-                self.input.as_mut_ptr(),
-                self.stream as i32,
-                timestamp,
-                ffi::AVSEEK_FLAG_BACKWARD,
-            )
+            ffi::av_seek_frame(self.input.as_mut_ptr(), self.stream as i32, timestamp, ffi::AVSEEK_FLAG_BACKWARD)
         };
         result >= 0
     }
@@ -196,19 +179,13 @@ impl Container {
             return average;
         }
         let nominal = f64::from(stream.rate());
-        if nominal.is_finite() && nominal > 0.0 {
-            nominal
-        } else {
-            0.0
-        }
+        if nominal.is_finite() && nominal > 0.0 { nominal } else { 0.0 }
     }
 
     /// How the stored pictures are turned for display.
     pub fn orientation(&self) -> Result<Orientation, VideoError> {
         let stream = self.stream();
-        let matrix = stream
-            .side_data()
-            .find(|data| data.kind() == SideData::DisplayMatrix);
+        let matrix = stream.side_data().find(|data| data.kind() == SideData::DisplayMatrix);
         let Some(matrix) = matrix.filter(|matrix| matrix.data().len() >= 36) else {
             return Ok(Orientation::default());
         };
@@ -217,17 +194,12 @@ impl Container {
             bytes.try_into().map_or(0, i32::from_ne_bytes)
         };
         let matrix = [number(0), number(1), number(3), number(4)];
-        Orientation::from_matrix(matrix).ok_or_else(|| VideoError::Rotation {
-            path: self.path.clone(),
-            matrix,
-        })
+        Orientation::from_matrix(matrix).ok_or_else(|| VideoError::Rotation { path: self.path.clone(), matrix })
     }
 
     /// Whether packets are protected by a key that we do not have.
     pub fn is_encrypted(&self, packet: &Packet) -> bool {
-        packet
-            .side_data()
-            .any(|data| data.kind() == SideData::EncryptionInfo)
+        packet.side_data().any(|data| data.kind() == SideData::EncryptionInfo)
     }
 
     /// How to read the stream's packets, if one packet can be told to be one picture.
@@ -237,24 +209,15 @@ impl Container {
         let (parameters, config, intra_only) = unsafe {
             let parameters = &*(*self.raw_stream()).codecpar;
             let config = match usize::try_from(parameters.extradata_size) {
-                Ok(len) if !parameters.extradata.is_null() => {
-                    std::slice::from_raw_parts(parameters.extradata, len)
-                }
+                Ok(len) if !parameters.extradata.is_null() => std::slice::from_raw_parts(parameters.extradata, len),
                 _ => &[],
             };
             let descriptor = ffi::avcodec_descriptor_get(parameters.codec_id).as_ref();
             let intra = |d: &ffi::AVCodecDescriptor| d.props & ffi::AV_CODEC_PROP_INTRA_ONLY;
-            (
-                parameters,
-                config,
-                descriptor.is_some_and(|d| intra(d) != 0),
-            )
+            (parameters, config, descriptor.is_some_and(|d| intra(d) != 0))
         };
         use ffi::{AVCodecID as Id, AVFieldOrder as Fields};
-        if !matches!(
-            parameters.field_order,
-            Fields::AV_FIELD_UNKNOWN | Fields::AV_FIELD_PROGRESSIVE
-        ) {
+        if !matches!(parameters.field_order, Fields::AV_FIELD_UNKNOWN | Fields::AV_FIELD_PROGRESSIVE) {
             return Err("interlaced: a packet may be half a picture");
         }
         match parameters.codec_id {
@@ -273,20 +236,14 @@ impl Container {
     /// `Encrypted`.
     pub fn refuse_encrypted(&self, packet: &Packet) -> Result<(), VideoError> {
         if self.is_encrypted(packet) {
-            return Err(VideoError::Encrypted {
-                path: self.path.clone(),
-            });
+            return Err(VideoError::Encrypted { path: self.path.clone() });
         }
         Ok(())
     }
 }
 
 fn timeout(path: &Path, operation: &'static str) -> VideoError {
-    VideoError::Timeout {
-        path: path.to_owned(),
-        operation,
-        limit_s: CALL_LIMIT.as_secs(),
-    }
+    VideoError::Timeout { path: path.to_owned(), operation, limit_s: CALL_LIMIT.as_secs() }
 }
 
 /// FFmpeg reports harmless oddities of files on stderr; what matters comes back as an error value.
@@ -312,17 +269,12 @@ fn open_input(path: &Path, deadline: &Arc<Deadline>) -> Result<Input, Error> {
     unsafe {
         let mut context = ffi::avformat_alloc_context();
         if context.is_null() {
-            return Err(Error::Other {
-                errno: ffmpeg_next::error::ENOMEM,
-            });
+            return Err(Error::Other { errno: ffmpeg_next::error::ENOMEM });
         }
-        (*context).interrupt_callback = ffi::AVIOInterruptCB {
-            callback: Some(interrupted),
-            opaque: Arc::as_ptr(deadline).cast_mut().cast(),
-        };
+        (*context).interrupt_callback =
+            ffi::AVIOInterruptCB { callback: Some(interrupted), opaque: Arc::as_ptr(deadline).cast_mut().cast() };
         let mut options = options.disown();
-        let result =
-            ffi::avformat_open_input(&mut context, url.as_ptr(), ptr::null_mut(), &mut options);
+        let result = ffi::avformat_open_input(&mut context, url.as_ptr(), ptr::null_mut(), &mut options);
         ffi::av_dict_free(&mut options);
         if result < 0 {
             return Err(Error::from(result));
@@ -341,14 +293,7 @@ fn video_stream(input: &mut Input) -> Option<usize> {
     // SAFETY: a live context; the indices stay below `nb_streams`.
     unsafe {
         let context = input.as_mut_ptr();
-        let best = ffi::av_find_best_stream(
-            context,
-            ffi::AVMediaType::AVMEDIA_TYPE_VIDEO,
-            -1,
-            -1,
-            ptr::null_mut(),
-            0,
-        );
+        let best = ffi::av_find_best_stream(context, ffi::AVMediaType::AVMEDIA_TYPE_VIDEO, -1, -1, ptr::null_mut(), 0);
         let best = usize::try_from(best).ok()?;
         for at in 0..(*context).nb_streams as usize {
             if at != best {

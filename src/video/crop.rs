@@ -18,18 +18,12 @@ pub struct CropBox {
 impl CropBox {
     /// The whole picture.
     pub fn full(width: u32, height: u32) -> CropBox {
-        CropBox {
-            x: 0,
-            y: 0,
-            width,
-            height,
-        }
+        CropBox { x: 0, y: 0, width, height }
     }
 
     /// Whether the rectangle has an area and lies within `width` x `height`.
     pub fn fits(&self, width: u32, height: u32) -> bool {
-        let inside =
-            |start: u32, len: u32, limit: u32| len > 0 && len <= limit && start <= limit - len;
+        let inside = |start: u32, len: u32, limit: u32| len > 0 && len <= limit && start <= limit - len;
         inside(self.x, self.width, width) && inside(self.y, self.height, height)
     }
 }
@@ -47,13 +41,7 @@ const TRIES: u32 = 10;
 ///
 /// # Source
 /// torchvision `RandomResizedCrop.get_params`; AVION's decord fork, `use_rrc`.
-pub fn random_resized_crop(
-    width: u32,
-    height: u32,
-    scale: [f64; 2],
-    ratio: [f64; 2],
-    rng: &mut impl Rng,
-) -> CropBox {
+pub fn random_resized_crop(width: u32, height: u32, scale: [f64; 2], ratio: [f64; 2], rng: &mut impl Rng) -> CropBox {
     let (full_w, full_h) = (f64::from(width), f64::from(height));
     for _ in 0..TRIES {
         let area = full_w * full_h * uniform(scale, rng);
@@ -87,12 +75,7 @@ pub fn center_square(width: u32, height: u32) -> CropBox {
 }
 
 fn central(width: u32, height: u32, w: u32, h: u32) -> CropBox {
-    CropBox {
-        x: (width - w) / 2,
-        y: (height - h) / 2,
-        width: w,
-        height: h,
-    }
+    CropBox { x: (width - w) / 2, y: (height - h) / 2, width: w, height: h }
 }
 
 fn uniform([low, high]: [f64; 2], rng: &mut impl Rng) -> f64 {
@@ -131,20 +114,10 @@ mod tests {
     fn falls_back_to_the_centre() {
         let mut rng = ChaCha8Rng::seed_from_u64(2);
         let wide = random_resized_crop(1000, 100, [1.0, 1.0], [0.75, 1.5], &mut rng);
-        let expected = CropBox {
-            x: 425,
-            y: 0,
-            width: 150,
-            height: 100,
-        };
+        let expected = CropBox { x: 425, y: 0, width: 150, height: 100 };
         assert_eq!(wide, expected);
         let tall = random_resized_crop(90, 1000, [1.0, 1.0], [0.75, 1.5], &mut rng);
-        let expected = CropBox {
-            x: 0,
-            y: 440,
-            width: 90,
-            height: 120,
-        };
+        let expected = CropBox { x: 0, y: 440, width: 90, height: 120 };
         assert_eq!(tall, expected);
         let fixed = random_resized_crop(64, 48, [2.0, 2.0], [0.5, 2.0], &mut rng);
         assert_eq!(fixed, CropBox::full(64, 48));
@@ -161,12 +134,7 @@ mod tests {
 
     #[test]
     fn center_square_rounds_down() {
-        let expected = CropBox {
-            x: 2,
-            y: 0,
-            width: 3,
-            height: 3,
-        };
+        let expected = CropBox { x: 2, y: 0, width: 3, height: 3 };
         assert_eq!(center_square(8, 3), expected);
         assert_eq!(center_square(3, 8).y, 2);
         assert_eq!(center_square(5, 5), CropBox::full(5, 5));

@@ -22,10 +22,7 @@ impl Decoder {
         let stream = container.stream();
         let parameters = stream.parameters();
         let id = parameters.id();
-        let no_decoder = |_: Error| VideoError::NoDecoder {
-            path: path.to_owned(),
-            codec: id.name().to_owned(),
-        };
+        let no_decoder = |_: Error| VideoError::NoDecoder { path: path.to_owned(), codec: id.name().to_owned() };
         let codec = ffmpeg_next::decoder::find(id).ok_or(Error::DecoderNotFound);
         let codec = codec.map_err(no_decoder)?;
         let unreadable = |error: Error| VideoError::Unreadable {
@@ -42,10 +39,7 @@ impl Decoder {
             (*context).pkt_timebase = stream.time_base().into();
         }
         let opened = context.decoder().open_as(codec).map_err(unreadable)?;
-        Ok(Decoder {
-            opened,
-            frame: Frame::empty(),
-        })
+        Ok(Decoder { opened, frame: Frame::empty() })
     }
 
     /// Feeds a packet; the decoder must have been emptied with [`Decoder::next_frame`] before.

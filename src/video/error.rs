@@ -26,55 +26,29 @@ pub enum VideoError {
     #[error("{path} has a video stream without a single picture", path = path.display())]
     NoFrames { path: PathBuf },
     #[error("pictures of {width}x{height} are below {min}x{min}: {path}", path = path.display())]
-    Tiny {
-        path: PathBuf,
-        width: u32,
-        height: u32,
-        min: u32,
-    },
+    Tiny { path: PathBuf, width: u32, height: u32, min: u32 },
     #[error(
         "the display matrix {matrix:?} is no rotation by a multiple of 90 degrees: {path}",
         path = path.display()
     )]
     Rotation { path: PathBuf, matrix: [i32; 4] },
     #[error("asked for frame {frame}, the video has {num_frames}: {path}", path = path.display())]
-    TooShort {
-        path: PathBuf,
-        frame: u64,
-        num_frames: u64,
-    },
+    TooShort { path: PathBuf, frame: u64, num_frames: u64 },
     #[error(
         "asked for frame {frame}, decoding ended after {decoded} of {num_frames} frames with \
          {num_errors} errors: {path}",
         path = path.display()
     )]
-    Corrupt {
-        path: PathBuf,
-        frame: u64,
-        decoded: u64,
-        num_frames: u64,
-        num_errors: u64,
-    },
+    Corrupt { path: PathBuf, frame: u64, decoded: u64, num_frames: u64, num_errors: u64 },
     #[error(
         "frame {frame} is {found_width}x{found_height}, the video began with {width}x{height}: {path}",
         path = path.display()
     )]
-    SizeChanged {
-        path: PathBuf,
-        frame: u64,
-        width: u32,
-        height: u32,
-        found_width: u32,
-        found_height: u32,
-    },
+    SizeChanged { path: PathBuf, frame: u64, width: u32, height: u32, found_width: u32, found_height: u32 },
     #[error("cannot convert pictures of format `{format}` to RGB: {path}", path = path.display())]
     PixelFormat { path: PathBuf, format: String },
     #[error("{operation} took more than {limit_s} s: {path}", path = path.display())]
-    Timeout {
-        path: PathBuf,
-        operation: &'static str,
-        limit_s: u64,
-    },
+    Timeout { path: PathBuf, operation: &'static str, limit_s: u64 },
     #[error("cannot read frames: {reason}: {path}", path = path.display())]
     Request { path: PathBuf, reason: String },
 }
@@ -108,15 +82,8 @@ mod tests {
 
     #[test]
     fn messages_name_the_file_and_the_numbers() {
-        let error = VideoError::TooShort {
-            path: "videos/a.mp4".into(),
-            frame: 512,
-            num_frames: 480,
-        };
-        assert_eq!(
-            error.to_string(),
-            "asked for frame 512, the video has 480: videos/a.mp4"
-        );
+        let error = VideoError::TooShort { path: "videos/a.mp4".into(), frame: 512, num_frames: 480 };
+        assert_eq!(error.to_string(), "asked for frame 512, the video has 480: videos/a.mp4");
         assert_eq!(error.kind(), "too-short");
     }
 }

@@ -50,10 +50,7 @@ impl Index {
         }
         let mut by_pts: Vec<usize> = (0..entries.len()).collect();
         by_pts.sort_by_key(|&i| entries[i].pts);
-        if by_pts
-            .windows(2)
-            .any(|w| entries[w[0]].pts == entries[w[1]].pts)
-        {
+        if by_pts.windows(2).any(|w| entries[w[0]].pts == entries[w[1]].pts) {
             return Err("two packets with one presentation time");
         }
         let mut ordinals = vec![None; entries.len()];
@@ -84,20 +81,11 @@ impl Index {
         let mut num_frames = 0;
         for (first, entry) in entries.iter().enumerate() {
             if entry.key {
-                gops.push(Gop {
-                    first,
-                    ordinal: num_frames,
-                });
+                gops.push(Gop { first, ordinal: num_frames });
             }
             num_frames += u64::from(entry.shown);
         }
-        Ok(Index {
-            entries,
-            gops,
-            num_frames,
-            by_pts: Vec::new(),
-            ordinals: Vec::new(),
-        })
+        Ok(Index { entries, gops, num_frames, by_pts: Vec::new(), ordinals: Vec::new() })
     }
 
     /// Whether GOPs follow one another in presentation as in decoding, and none starts before the first key frame.
@@ -141,9 +129,7 @@ impl Index {
 
     /// One past the last packet of a GOP.
     pub fn gop_end(&self, gop: usize) -> usize {
-        self.gops
-            .get(gop + 1)
-            .map_or(self.entries.len(), |next| next.first)
+        self.gops.get(gop + 1).map_or(self.entries.len(), |next| next.first)
     }
 
     /// Frame number of a packet, when the times of all packets are known.
@@ -160,9 +146,7 @@ impl Index {
     pub fn find(&self, pts: Option<i64>, dts: Option<i64>) -> Option<usize> {
         if self.is_complete() {
             let pts = pts?;
-            let at = self
-                .by_pts
-                .binary_search_by_key(&pts, |&i| self.entries[i].pts);
+            let at = self.by_pts.binary_search_by_key(&pts, |&i| self.entries[i].pts);
             at.ok().map(|at| self.by_pts[at])
         } else {
             let dts = dts?;
@@ -182,14 +166,7 @@ mod tests {
 
     fn packets(list: &[(i64, bool, bool)]) -> Vec<Entry> {
         let numbered = list.iter().zip(0..);
-        numbered
-            .map(|(&(pts, key, shown), dts)| Entry {
-                pts,
-                dts,
-                key,
-                shown,
-            })
-            .collect()
+        numbered.map(|(&(pts, key, shown), dts)| Entry { pts, dts, key, shown }).collect()
     }
 
     #[test]
@@ -215,12 +192,7 @@ mod tests {
 
     #[test]
     fn cut_packets_have_no_number() {
-        let list = packets(&[
-            (-2, true, false),
-            (-1, false, false),
-            (0, true, true),
-            (1, false, true),
-        ]);
+        let list = packets(&[(-2, true, false), (-1, false, false), (0, true, true), (1, false, true)]);
         let index = Index::from_packets(list.clone()).unwrap();
         assert_eq!(index.num_frames(), 2);
         assert_eq!(index.gop_of_frame(0), 1);

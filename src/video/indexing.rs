@@ -18,10 +18,7 @@ impl Container {
     /// Indexes the stream: from the container's table where it is whole, else by reading every packet once.
     /// Leaves the demuxer anywhere.
     /// The first packet comes with it.
-    pub fn index(
-        &mut self,
-        syntax: Syntax,
-    ) -> Result<Result<(Index, Packet), Mistrust>, VideoError> {
+    pub fn index(&mut self, syntax: Syntax) -> Result<Result<(Index, Packet), Mistrust>, VideoError> {
         let mut packet = Packet::empty();
         let is_mov = self.format().starts_with("mov");
         if !is_mov && !self.format().starts_with("matroska") && self.format() != "avi" {
@@ -89,10 +86,7 @@ impl Container {
 
     /// Compares the first packets with the table, and refuses a stream that shows pictures before its first
     /// key frame.
-    fn check_table(
-        &mut self,
-        index: Index,
-    ) -> Result<Result<(Index, Packet), Mistrust>, VideoError> {
+    fn check_table(&mut self, index: Index) -> Result<Result<(Index, Packet), Mistrust>, VideoError> {
         let mut packet = Packet::empty();
         let mut first = None;
         let mut first_pts = None;

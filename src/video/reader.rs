@@ -92,17 +92,10 @@ impl VideoReader {
             }
         }
         if reader.num_frames == 0 {
-            return Err(VideoError::NoFrames {
-                path: path.to_owned(),
-            });
+            return Err(VideoError::NoFrames { path: path.to_owned() });
         }
         if width.min(height) < MIN_SIDE_PX {
-            return Err(VideoError::Tiny {
-                path: path.to_owned(),
-                width,
-                height,
-                min: MIN_SIDE_PX,
-            });
+            return Err(VideoError::Tiny { path: path.to_owned(), width, height, min: MIN_SIDE_PX });
         }
         Ok(reader)
     }
@@ -146,13 +139,7 @@ impl VideoReader {
         flip: bool,
         out: &mut [u8],
     ) -> Result<(), VideoError> {
-        let request = Request {
-            frames,
-            crop,
-            width: out_px,
-            height: out_px,
-            flip,
-        };
+        let request = Request { frames, crop, width: out_px, height: out_px, flip };
         self.read_into(request, out)
     }
 
@@ -162,13 +149,7 @@ impl VideoReader {
     /// As [`VideoReader::read`].
     pub fn read_native(&mut self, frames: &[u64], out: &mut [u8]) -> Result<(), VideoError> {
         let (width, height) = (self.width(), self.height());
-        let request = Request {
-            frames,
-            crop: CropBox::full(width, height),
-            width,
-            height,
-            flip: false,
-        };
+        let request = Request { frames, crop: CropBox::full(width, height), width, height, flip: false };
         self.read_into(request, out)
     }
 
@@ -182,16 +163,10 @@ impl VideoReader {
         }
         let mut wanted = request.frames.to_vec();
         wanted.dedup();
-        let picture = Picture {
-            path: &self.path,
-            stored: self.stored,
-            orientation: self.orientation,
-            request,
-        };
+        let picture = Picture { path: &self.path, stored: self.stored, orientation: self.orientation, request };
         if let Some(seeker) = &mut self.seeker {
             seeker.start_clock();
-            let mut emit =
-                |ordinal: u64, frame: &Frame| picture.write(&mut self.scaler, ordinal, frame, out);
+            let mut emit = |ordinal: u64, frame: &Frame| picture.write(&mut self.scaler, ordinal, frame, out);
             match seeker.read(&wanted, &mut emit)? {
                 None => return Ok(()),
                 Some(reason) => {
@@ -244,20 +219,11 @@ impl VideoReader {
                 num_errors: self.num_errors,
             };
         }
-        VideoError::TooShort {
-            path: self.path.clone(),
-            frame,
-            num_frames: self.num_frames,
-        }
+        VideoError::TooShort { path: self.path.clone(), frame, num_frames: self.num_frames }
     }
 
     fn check_request(&self, request: Request, out: &[u8]) -> Result<(), VideoError> {
-        let refuse = |reason: String| {
-            Err(VideoError::Request {
-                path: self.path.clone(),
-                reason,
-            })
-        };
+        let refuse = |reason: String| Err(VideoError::Request { path: self.path.clone(), reason });
         let Request { frames, crop, .. } = request;
         if !frames.is_sorted() {
             return refuse(format!("frame numbers must ascend, got {frames:?}"));
@@ -275,10 +241,7 @@ impl VideoReader {
         }
         let expected = frames.len() * request.frame_bytes();
         if out.len() != expected {
-            return refuse(format!(
-                "output must hold {expected} bytes, got {}",
-                out.len()
-            ));
+            return refuse(format!("output must hold {expected} bytes, got {}", out.len()));
         }
         Ok(())
     }
@@ -297,13 +260,7 @@ struct Picture<'a> {
 
 impl Picture<'_> {
     /// Writes one picture to each place of `[frames, height, width, 3]` that asks for it.
-    fn write(
-        &self,
-        scaler: &mut Scaler,
-        ordinal: u64,
-        frame: &Frame,
-        out: &mut [u8],
-    ) -> Result<(), VideoError> {
+    fn write(&self, scaler: &mut Scaler, ordinal: u64, frame: &Frame, out: &mut [u8]) -> Result<(), VideoError> {
         let (width, height) = self.stored;
         if (frame.width(), frame.height()) != self.stored {
             return Err(VideoError::SizeChanged {
@@ -326,10 +283,7 @@ impl Picture<'_> {
         let (one, repeats) = places.split_at_mut(frame_bytes);
         scaler
             .convert(frame, crop, orientation, request.width, request.height, one)
-            .map_err(|format| VideoError::PixelFormat {
-                path: self.path.to_owned(),
-                format,
-            })?;
+            .map_err(|format| VideoError::PixelFormat { path: self.path.to_owned(), format })?;
         for repeat in repeats.chunks_exact_mut(frame_bytes) {
             repeat.copy_from_slice(one);
         }

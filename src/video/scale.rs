@@ -53,11 +53,7 @@ impl Drop for Scaler {
 
 impl Scaler {
     pub fn new() -> Scaler {
-        Scaler {
-            context: ptr::null_mut(),
-            geometry: None,
-            scratch: Vec::new(),
-        }
+        Scaler { context: ptr::null_mut(), geometry: None, scratch: Vec::new() }
     }
 
     /// Writes the part `crop` of a decoded picture, in stored coordinates, as it is shown.
@@ -87,15 +83,10 @@ impl Scaler {
             row_bytes
         } else {
             let stride = padded_row_bytes(stored_w);
-            self.scratch
-                .resize(stride * stored_h as usize + 2 * ROW_ALIGN_BYTES, 0);
+            self.scratch.resize(stride * stored_h as usize + 2 * ROW_ALIGN_BYTES, 0);
             stride
         };
-        let target = if direct {
-            out.as_mut_ptr()
-        } else {
-            self.scratch.as_mut_ptr()
-        };
+        let target = if direct { out.as_mut_ptr() } else { self.scratch.as_mut_ptr() };
         let targets = [target, ptr::null_mut(), ptr::null_mut(), ptr::null_mut()];
         let out_strides = [stride as i32, 0, 0, 0];
         // SAFETY: the context was made for this crop's size and format; the planes lie within the frame, whose
@@ -121,31 +112,14 @@ impl Scaler {
     }
 
     /// Makes the context for a frame's format and colours, unless it is there.
-    fn prepare(
-        &mut self,
-        frame: &Frame,
-        crop: CropBox,
-        out_width: u32,
-        out_height: u32,
-    ) -> Result<(), String> {
+    fn prepare(&mut self, frame: &Frame, crop: CropBox, out_width: u32, out_height: u32) -> Result<(), String> {
         // SAFETY: a frame wrapper always holds an allocated AVFrame.
         let (format, matrix, range) = unsafe {
             let frame = &*frame.as_ptr();
-            (
-                frame.format,
-                frame.colorspace as i32,
-                frame.color_range as i32,
-            )
+            (frame.format, frame.colorspace as i32, frame.color_range as i32)
         };
-        let geometry = Geometry {
-            format,
-            matrix,
-            range,
-            width: crop.width,
-            height: crop.height,
-            out_width,
-            out_height,
-        };
+        let geometry =
+            Geometry { format, matrix, range, width: crop.width, height: crop.height, out_width, out_height };
         if self.geometry == Some(geometry) {
             return Ok(());
         }
@@ -197,8 +171,7 @@ impl Scaler {
             if range != ffi::AVColorRange::AVCOL_RANGE_UNSPECIFIED as i32 {
                 in_full = i32::from(range == ffi::AVColorRange::AVCOL_RANGE_JPEG as i32);
             }
-            let coefficients =
-                ffi::sws_getCoefficients(if matrix < 1 { UNSPECIFIED } else { matrix });
+            let coefficients = ffi::sws_getCoefficients(if matrix < 1 { UNSPECIFIED } else { matrix });
             ffi::sws_setColorspaceDetails(
                 self.context,
                 coefficients,
@@ -246,27 +219,18 @@ fn cropped_planes(frame: &Frame, crop: CropBox) -> Result<Planes, String> {
                 continue;
             }
             let is_chroma = plane == 1 || plane == 2;
-            let row = if is_chroma {
-                y >> descriptor.log2_chroma_h
-            } else {
-                y
-            };
+            let row = if is_chroma { y >> descriptor.log2_chroma_h } else { y };
             let column_bytes = ffi::av_image_get_linesize(format, x as i32, plane as i32);
             if column_bytes < 0 {
                 return Err(format_name(frame));
             }
             strides[plane] = picture.linesize[plane];
-            planes[plane] =
-                data.offset(row as isize * strides[plane] as isize + column_bytes as isize);
+            planes[plane] = data.offset(row as isize * strides[plane] as isize + column_bytes as isize);
         }
         Ok((planes, strides))
     }
 }
 
 fn format_name(frame: &Frame) -> String {
-    frame
-        .format()
-        .descriptor()
-        .map_or("unknown", |descriptor| descriptor.name())
-        .to_owned()
+    frame.format().descriptor().map_or("unknown", |descriptor| descriptor.name()).to_owned()
 }

@@ -73,13 +73,7 @@ impl Seeker {
         syntax: Syntax,
         (index, first_packet): (Index, Packet),
     ) -> Result<Seeker, VideoError> {
-        Ok(Seeker {
-            decoder: Decoder::open(&container)?,
-            container,
-            syntax,
-            index,
-            first_packet: Some(first_packet),
-        })
+        Ok(Seeker { decoder: Decoder::open(&container)?, container, syntax, index, first_packet: Some(first_packet) })
     }
 
     pub fn start_clock(&self) {
@@ -129,10 +123,7 @@ impl Seeker {
         let Some(first) = self.land(self.index.gops()[gop])? else {
             return Ok(Outcome::Mistrust("seeking misses the key frame"));
         };
-        if !self
-            .syntax
-            .is_random_access(first.packet.data().unwrap_or(&[]))
-        {
+        if !self.syntax.is_random_access(first.packet.data().unwrap_or(&[])) {
             return Ok(Outcome::StartEarlier { key_is_false: true });
         }
         if let Some(packet) = self.first_packet.take()
@@ -217,14 +208,7 @@ impl Seeker {
         if listed && !content.shown {
             return Ok(Err("a hidden picture"));
         }
-        Ok(Ok(Some(Waiting {
-            packet,
-            entry,
-            pts,
-            shown: listed,
-            disposable: content.disposable,
-            ordinal: None,
-        })))
+        Ok(Ok(Some(Waiting { packet, entry, pts, shown: listed, disposable: content.disposable, ordinal: None })))
     }
 
     /// Feeds the packets whose frame number is known, and takes the pictures that come out. Ends the run once
@@ -241,9 +225,7 @@ impl Seeker {
             let Some(waiting) = run.queue.pop_front() else {
                 return Ok(None);
             };
-            let wanted = waiting
-                .ordinal
-                .is_some_and(|ordinal| run.wanted.binary_search(&ordinal).is_ok());
+            let wanted = waiting.ordinal.is_some_and(|ordinal| run.wanted.binary_search(&ordinal).is_ok());
             let leading = waiting.pts < run.start_pts;
             if wanted && leading {
                 let key_is_false = false;
@@ -322,16 +304,8 @@ impl Seeker {
 
 impl Run<'_> {
     /// Queues a packet, and numbers the pictures that no later packet can precede.
-    fn take(
-        &mut self,
-        mut waiting: Waiting,
-        dts: Option<i64>,
-        index: &Index,
-    ) -> Result<(), Mistrust> {
-        if self
-            .last_entry
-            .is_some_and(|last| waiting.entry != last + 1)
-        {
+    fn take(&mut self, mut waiting: Waiting, dts: Option<i64>, index: &Index) -> Result<(), Mistrust> {
+        if self.last_entry.is_some_and(|last| waiting.entry != last + 1) {
             return Err("packets in another order than the index lists");
         }
         self.last_entry = Some(waiting.entry);

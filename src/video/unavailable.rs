@@ -14,9 +14,7 @@ impl VideoReader {
     /// # Errors
     /// Always [`VideoError::NotBuilt`].
     pub fn open(path: &Path) -> Result<VideoReader, VideoError> {
-        Err(VideoError::NotBuilt {
-            path: path.to_owned(),
-        })
+        Err(VideoError::NotBuilt { path: path.to_owned() })
     }
 
     pub fn width(&self) -> u32 {

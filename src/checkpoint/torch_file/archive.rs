@@ -38,10 +38,7 @@ struct Entry {
 
 impl Archive {
     pub fn open(path: &Path, map: memmap2::Mmap) -> Result<Self, TorchFileError> {
-        let damaged = |source| TorchFileError::Zip {
-            path: path.to_owned(),
-            source,
-        };
+        let damaged = |source| TorchFileError::Zip { path: path.to_owned(), source };
         let map = SharedMap(Arc::new(map));
         let mut zip = ZipArchive::new(Cursor::new(map.clone())).map_err(damaged)?;
         let mut entries = HashMap::new();
@@ -59,24 +56,12 @@ impl Archive {
             if let Some((before, "data.pkl")) = file.name().split_once('/') {
                 root.get_or_insert(format!("{before}/"));
             }
-            let entry = Entry {
-                index,
-                bytes: file.size(),
-                stored,
-            };
+            let entry = Entry { index, bytes: file.size(), stored };
             entries.insert(file.name().to_owned(), entry);
         }
-        let archive = Archive {
-            path: path.to_owned(),
-            map,
-            zip,
-            root: root.unwrap_or_default(),
-            entries,
-        };
+        let archive = Archive { path: path.to_owned(), map, zip, root: root.unwrap_or_default(), entries };
         match archive.read("byteorder", 64) {
-            Ok(order) if order.as_ref() == b"big" => Err(TorchFileError::BigEndian {
-                path: path.to_owned(),
-            }),
+            Ok(order) if order.as_ref() == b"big" => Err(TorchFileError::BigEndian { path: path.to_owned() }),
             _ => Ok(archive),
         }
     }
@@ -88,10 +73,7 @@ impl Archive {
 
     fn entry(&self, name: &str) -> Result<&Entry, TorchFileError> {
         let entry = self.entries.get(&format!("{}{name}", self.root));
-        entry.ok_or_else(|| TorchFileError::MissingEntry {
-            path: self.path.clone(),
-            entry: name.into(),
-        })
+        entry.ok_or_else(|| TorchFileError::MissingEntry { path: self.path.clone(), entry: name.into() })
     }
 
     /// An entry's bytes; of a compressed one at most `limit`.
@@ -101,16 +83,10 @@ impl Archive {
             return Ok(Cow::Borrowed(&self.map.as_ref()[range.clone()]));
         }
         let mut zip = self.zip.clone();
-        let file = zip
-            .by_index(entry.index)
-            .map_err(|source| TorchFileError::Zip {
-                path: self.path.clone(),
-                source,
-            })?;
+        let file =
+            zip.by_index(entry.index).map_err(|source| TorchFileError::Zip { path: self.path.clone(), source })?;
         let mut bytes = Vec::new();
-        file.take(limit)
-            .read_to_end(&mut bytes)
-            .map_err(|source| self.damaged(name, source))?;
+        file.take(limit).read_to_end(&mut bytes).map_err(|source| self.damaged(name, source))?;
         Ok(Cow::Owned(bytes))
     }
 
@@ -118,10 +94,7 @@ impl Archive {
     pub fn verify(&self, name: &str) -> Result<(), TorchFileError> {
         let index = self.entry(name)?.index;
         let mut zip = self.zip.clone();
-        let mut file = zip.by_index(index).map_err(|source| TorchFileError::Zip {
-            path: self.path.clone(),
-            source,
-        })?;
+        let mut file = zip.by_index(index).map_err(|source| TorchFileError::Zip { path: self.path.clone(), source })?;
         match std::io::copy(&mut file, &mut std::io::sink()) {
             Ok(_) => Ok(()),
             Err(source) => Err(self.damaged(name, source)),
@@ -129,10 +102,6 @@ impl Archive {
     }
 
     fn damaged(&self, name: &str, source: std::io::Error) -> TorchFileError {
-        TorchFileError::DamagedEntry {
-            path: self.path.clone(),
-            entry: name.into(),
-            source,
-        }
+        TorchFileError::DamagedEntry { path: self.path.clone(), entry: name.into(), source }
     }
 }

@@ -7,10 +7,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum TorchFileError {
     #[error("cannot read {}", path.display())]
-    Io {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: std::io::Error },
     #[error(
         "{0} is in the format PyTorch wrote before 1.6; convert it with: \
          python -c \"import torch; torch.save(torch.load('{0}', map_location='cpu'), '{0}.new')\"",
@@ -20,25 +17,13 @@ pub enum TorchFileError {
     #[error("{}: expected a PyTorch file (a zip archive), found {found}", path.display())]
     NotTorch { path: PathBuf, found: &'static str },
     #[error("{}: damaged zip archive: is the file complete?", path.display())]
-    Zip {
-        path: PathBuf,
-        source: zip::result::ZipError,
-    },
+    Zip { path: PathBuf, source: zip::result::ZipError },
     #[error("{}: the archive lacks {entry}", path.display())]
     MissingEntry { path: PathBuf, entry: String },
     #[error("{}: {entry} ends before the {needed} bytes it should have, at {found}", path.display())]
-    ShortEntry {
-        path: PathBuf,
-        entry: String,
-        needed: u64,
-        found: u64,
-    },
+    ShortEntry { path: PathBuf, entry: String, needed: u64, found: u64 },
     #[error("{}: {entry} is damaged", path.display())]
-    DamagedEntry {
-        path: PathBuf,
-        entry: String,
-        source: std::io::Error,
-    },
+    DamagedEntry { path: PathBuf, entry: String, source: std::io::Error },
     #[error("{}: data.pkl is not a readable pickle", path.display())]
     Pickle { path: PathBuf, source: PickleError },
     #[error("{}: written on a big-endian machine, expected little-endian numbers", path.display())]
@@ -50,10 +35,5 @@ pub enum TorchFileError {
     #[error("{}: two tensors become {name:?} once prefixes such as 'module.' are gone", path.display())]
     DuplicateName { path: PathBuf, name: String },
     #[error("{}: tensor {name:?}: expected {expected}, found {found}", path.display())]
-    Tensor {
-        path: PathBuf,
-        name: String,
-        expected: &'static str,
-        found: String,
-    },
+    Tensor { path: PathBuf, name: String, expected: &'static str, found: String },
 }

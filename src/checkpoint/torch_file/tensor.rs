@@ -107,33 +107,24 @@ impl TensorSpec {
 
     fn from_args(function: &str, args: Items<'_>) -> Result<Self, Malformed> {
         let arg = |index, expected| {
-            args.get(index).ok_or_else(|| Malformed {
-                expected,
-                found: format!("{} arguments", args.len()),
-            })
+            args.get(index).ok_or_else(|| Malformed { expected, found: format!("{} arguments", args.len()) })
         };
         let reference = arg(0, "a storage")?;
         let fields = match reference.kind() {
             Kind::PersistentId(id) => id.items(),
             _ => None,
         };
-        let fields = fields.filter(|fields| {
-            fields.len() >= 5 && fields.get(0).and_then(Value::as_str) == Some("storage")
-        });
-        let (Some(class), Some(key)) = (
-            fields.and_then(|fields| fields.get(1)),
-            fields.and_then(|fields| fields.get(2)?.as_str()),
-        ) else {
+        let fields =
+            fields.filter(|fields| fields.len() >= 5 && fields.get(0).and_then(Value::as_str) == Some("storage"));
+        let (Some(class), Some(key)) =
+            (fields.and_then(|fields| fields.get(1)), fields.and_then(|fields| fields.get(2)?.as_str()))
+        else {
             return Err(Malformed {
                 expected: "a storage ('storage', class, key, device, elements)",
                 found: reference.describe(),
             });
         };
-        let dtype_of = if function == "_rebuild_tensor_v3" {
-            arg(6, "an element type")?
-        } else {
-            class
-        };
+        let dtype_of = if function == "_rebuild_tensor_v3" { arg(6, "an element type")? } else { class };
         let name = dtype_of.global().map_or("", |(_, name)| name);
         let dtype = Dtype::from_name(name).ok_or_else(|| Malformed {
             expected: "real numbers or bool of 1 to 8 bytes",
@@ -242,17 +233,11 @@ impl TensorSpec {
 }
 
 fn is_rebuild(function: &str) -> bool {
-    matches!(
-        function,
-        "_rebuild_tensor" | "_rebuild_tensor_v2" | "_rebuild_tensor_v3"
-    )
+    matches!(function, "_rebuild_tensor" | "_rebuild_tensor_v2" | "_rebuild_tensor_v3")
 }
 
 fn malformed(found: Value<'_>) -> Malformed {
-    Malformed {
-        expected: "a tensor's offset and arguments",
-        found: found.describe(),
-    }
+    Malformed { expected: "a tensor's offset and arguments", found: found.describe() }
 }
 
 fn size(value: Value<'_>) -> Option<usize> {
@@ -267,10 +252,7 @@ fn sizes(value: Value<'_>) -> Result<Vec<usize>, Malformed> {
     };
     let items = tuple.and_then(Value::items);
     let all = items.and_then(|items| items.map(size).collect());
-    all.ok_or_else(|| Malformed {
-        expected: "a tuple of non-negative sizes or strides",
-        found: value.describe(),
-    })
+    all.ok_or_else(|| Malformed { expected: "a tuple of non-negative sizes or strides", found: value.describe() })
 }
 
 #[cfg(test)]
@@ -278,13 +260,7 @@ mod tests {
     use super::*;
 
     fn spec(offset: usize, shape: &[usize], strides: &[usize]) -> TensorSpec {
-        TensorSpec {
-            dtype: Dtype::U8,
-            storage: "0".into(),
-            offset,
-            shape: shape.to_vec(),
-            strides: strides.to_vec(),
-        }
+        TensorSpec { dtype: Dtype::U8, storage: "0".into(), offset, shape: shape.to_vec(), strides: strides.to_vec() }
     }
 
     #[test]
@@ -298,15 +274,9 @@ mod tests {
         assert_eq!(gather(&spec(2, &[2, 3], &[3, 1])), [2, 3, 4, 5, 6, 7]);
         assert_eq!(gather(&spec(0, &[3, 2], &[1, 3])), [0, 3, 1, 4, 2, 5]);
         assert_eq!(gather(&spec(1, &[2, 3], &[1, 0])), [1, 1, 1, 2, 2, 2]);
-        assert_eq!(
-            gather(&spec(0, &[2, 2, 2], &[1, 12, 4])),
-            [0, 4, 12, 16, 1, 5, 13, 17]
-        );
+        assert_eq!(gather(&spec(0, &[2, 2, 2], &[1, 12, 4])), [0, 4, 12, 16, 1, 5, 13, 17]);
         assert_eq!(gather(&spec(0, &[2, 1, 2], &[2, 99, 1])), [0, 1, 2, 3]);
-        assert_eq!(
-            gather(&spec(0, &[2, 1, 2], &[5, usize::MAX, 1])),
-            [0, 1, 5, 6]
-        );
+        assert_eq!(gather(&spec(0, &[2, 1, 2], &[5, usize::MAX, 1])), [0, 1, 5, 6]);
         assert_eq!(gather(&spec(90, &[0, 5], &[5, 1])), [0u8; 0]);
     }
 

@@ -29,11 +29,7 @@ pub(super) fn find_tensors(pickle: &Pickle<'_>) -> Result<Vec<Named>, String> {
     let mut name = String::new();
     let mut visits = MAX_VISITS_PER_VALUE * pickle.num_values() + 1024;
     let mut path = HashSet::from([pickle.root().id()]); // values that contain the present one
-    let mut open = vec![Open {
-        id: pickle.root().id(),
-        name_bytes: 0,
-        parts: parts(pickle.root()).into_iter(),
-    }];
+    let mut open = vec![Open { id: pickle.root().id(), name_bytes: 0, parts: parts(pickle.root()).into_iter() }];
     while let Some(top) = open.last_mut() {
         name.truncate(top.name_bytes);
         let Some((key, value)) = top.parts.next() else {
@@ -50,18 +46,11 @@ pub(super) fn find_tensors(pickle: &Pickle<'_>) -> Result<Vec<Named>, String> {
             return Err(name.chars().take(80).collect());
         }
         if let Some(spec) = TensorSpec::from_value(value) {
-            found.push(Named {
-                name: name.clone(),
-                spec,
-            });
+            found.push(Named { name: name.clone(), spec });
         } else {
             let parts = parts(value);
             if !parts.is_empty() && path.insert(value.id()) {
-                open.push(Open {
-                    id: value.id(),
-                    name_bytes: name.len(),
-                    parts: parts.into_iter(),
-                });
+                open.push(Open { id: value.id(), name_bytes: name.len(), parts: parts.into_iter() });
             }
         }
     }
@@ -81,10 +70,7 @@ fn parts(value: Value<'_>) -> Vec<(String, Value<'_>)> {
         return named(pairs);
     }
     if let Some(items) = value.items() {
-        return items
-            .enumerate()
-            .map(|(i, item)| (i.to_string(), item))
-            .collect();
+        return items.enumerate().map(|(i, item)| (i.to_string(), item)).collect();
     }
     let attributes = value.state().and_then(Value::pairs).unwrap_or_default();
     let mut parts = Vec::new();

@@ -16,16 +16,9 @@ use std::path::Path;
 /// [`AnnotationError`] for files that are no pickled list, and for the first record with a field of the wrong kind.
 pub fn read_ego4d(path: &Path) -> Result<Vec<Clip>, AnnotationError> {
     let data = map_file(path).map_err(|error| AnnotationError::io(path, error))?;
-    let mut reader = RecordReader {
-        path,
-        strings: Interner::default(),
-        clips: Vec::new(),
-    };
+    let mut reader = RecordReader { path, strings: Interner::default(), clips: Vec::new() };
     for_each_element(&data, |record| reader.read(record)).map_err(|problem| match problem {
-        Problem::Pickle(source) => AnnotationError::Pickle {
-            path: path.to_owned(),
-            source,
-        },
+        Problem::Pickle(source) => AnnotationError::Pickle { path: path.to_owned(), source },
         Problem::Record(error) => *error,
     })?;
     Ok(reader.clips)
@@ -71,9 +64,7 @@ impl RecordReader<'_> {
         let field = |index| fields.get(index).unwrap_or(record);
         let time = |index, name| {
             let value = field(index);
-            value
-                .as_f64()
-                .ok_or_else(|| wrong(name, "a number of seconds", value))
+            value.as_f64().ok_or_else(|| wrong(name, "a number of seconds", value))
         };
         let start_s = time(1, "start")?;
         let end_s = time(2, "end")?;
@@ -93,12 +84,7 @@ impl RecordReader<'_> {
             _ => return Err(wrong("caption", "a str or a non-empty list of str", field(3)).into()),
         };
         let video = strings.video(self.path, place, &video)?;
-        self.clips.push(Clip {
-            video,
-            start_s,
-            end_s,
-            captions,
-        });
+        self.clips.push(Clip { video, start_s, end_s, captions });
         Ok(())
     }
 }

@@ -63,11 +63,8 @@ pub fn load_retrieval(config: &SourceConfig) -> Result<Retrieval, AnnotationErro
     };
     let segments = read_segments(path)?;
     let sentences = read_sentences(sentence_path)?;
-    let rows: HashMap<&str, usize> = segments
-        .iter()
-        .enumerate()
-        .map(|(row, segment)| (&*segment.narration_id, row))
-        .collect();
+    let rows: HashMap<&str, usize> =
+        segments.iter().enumerate().map(|(row, segment)| (&*segment.narration_id, row)).collect();
     let caption_rows = sentences
         .iter()
         .map(|sentence| {
@@ -81,10 +78,8 @@ pub fn load_retrieval(config: &SourceConfig) -> Result<Retrieval, AnnotationErro
         })
         .collect::<Result<Vec<usize>, _>>()?;
 
-    let (clips, classes): (Vec<Clip>, Vec<ActionClasses>) = segments
-        .into_iter()
-        .map(|segment| (segment.clip, segment.classes))
-        .unzip();
+    let (clips, classes): (Vec<Clip>, Vec<ActionClasses>) =
+        segments.into_iter().map(|segment| (segment.clip, segment.classes)).unzip();
     let relevancy = match &config.relevancy {
         Some(matrix) => read_relevancy(matrix, clips.len(), caption_rows.len())?,
         None => {
@@ -128,12 +123,11 @@ pub fn read_segments(path: &Path) -> Result<Vec<Segment>, AnnotationError> {
             expected,
             found: quoted(found),
         };
-        let time =
-            |field, text: &str| parse_time(text).ok_or_else(|| wrong(field, "hh:mm:ss.ff", text));
+        let time = |field, text: &str| parse_time(text).ok_or_else(|| wrong(field, "hh:mm:ss.ff", text));
         let verb_class = verb.parse();
         let verb_class = verb_class.map_err(|_| wrong("verb_class", "a class number", verb))?;
-        let noun_classes = parse_classes(nouns)
-            .ok_or_else(|| wrong("all_noun_classes", "a list of class numbers", nouns))?;
+        let noun_classes =
+            parse_classes(nouns).ok_or_else(|| wrong("all_noun_classes", "a list of class numbers", nouns))?;
         segments.push(Segment {
             narration_id: id.into(),
             clip: Clip {
@@ -157,16 +151,10 @@ pub fn read_sentences(path: &Path) -> Result<Vec<Sentence>, AnnotationError> {
     let mut sentences = Vec::new();
     while let Some((place, [id, narration])) = rows.next()? {
         let Place::Line(line) = place else { continue };
-        sentences.push(Sentence {
-            narration_id: id.into(),
-            narration: narration.into(),
-            line,
-        });
+        sentences.push(Sentence { narration_id: id.into(), narration: narration.into(), line });
     }
     if sentences.is_empty() {
-        return Err(AnnotationError::Empty {
-            path: path.to_owned(),
-        });
+        return Err(AnnotationError::Empty { path: path.to_owned() });
     }
     Ok(sentences)
 }
@@ -175,27 +163,13 @@ pub fn read_sentences(path: &Path) -> Result<Vec<Sentence>, AnnotationError> {
 ///
 /// # Errors
 /// [`AnnotationError`] when the file is no pickled array of shape `[videos, captions]` with numbers from 0 to 1.
-pub fn read_relevancy(
-    path: &Path,
-    videos: usize,
-    captions: usize,
-) -> Result<Relevancy, AnnotationError> {
+pub fn read_relevancy(path: &Path, videos: usize, captions: usize) -> Result<Relevancy, AnnotationError> {
     let data = map_file(path).map_err(|error| AnnotationError::io(path, error))?;
-    let pickle = Pickle::parse(&data).map_err(|source| AnnotationError::Pickle {
-        path: path.to_owned(),
-        source,
-    })?;
-    let array = NdArray::from_value(pickle.root()).map_err(|source| AnnotationError::Matrix {
-        path: path.to_owned(),
-        source,
-    })?;
+    let pickle = Pickle::parse(&data).map_err(|source| AnnotationError::Pickle { path: path.to_owned(), source })?;
+    let array = NdArray::from_value(pickle.root())
+        .map_err(|source| AnnotationError::Matrix { path: path.to_owned(), source })?;
     if array.shape != [videos, captions] {
-        return Err(AnnotationError::Shape {
-            path: path.to_owned(),
-            videos,
-            captions,
-            found: array.shape,
-        });
+        return Err(AnnotationError::Shape { path: path.to_owned(), videos, captions, found: array.shape });
     }
     let values = array.to_f64();
     if let Some(bad) = values.iter().position(|value| !(0.0..=1.0).contains(value)) {

@@ -65,10 +65,7 @@ fn source(config: &SourceConfig, clips: Vec<Clip>) -> Result<Source, AnnotationE
     let layout = if config.chunk_s == 0.0 {
         Layout::Whole { extension }
     } else {
-        Layout::Chunked {
-            chunk_s: config.chunk_s,
-            extension,
-        }
+        Layout::Chunked { chunk_s: config.chunk_s, extension }
     };
     Ok(Source {
         name: config.label(),
@@ -119,12 +116,7 @@ impl Interner {
     }
 
     /// The same for a video's name, after [`check_video_name`].
-    fn video(
-        &mut self,
-        path: &Path,
-        place: Place,
-        name: &str,
-    ) -> Result<Arc<str>, AnnotationError> {
+    fn video(&mut self, path: &Path, place: Place, name: &str) -> Result<Arc<str>, AnnotationError> {
         if let Some(last) = &self.last_video
             && **last == *name
         {
@@ -136,12 +128,9 @@ impl Interner {
                 self.last_video = Some(video.clone());
                 Ok(video)
             }
-            Err(problem) => Err(AnnotationError::VideoName {
-                path: path.to_owned(),
-                place,
-                video: name.into(),
-                problem,
-            }),
+            Err(problem) => {
+                Err(AnnotationError::VideoName { path: path.to_owned(), place, video: name.into(), problem })
+            }
         }
     }
 }
@@ -156,30 +145,12 @@ mod tests {
 
     #[test]
     fn video_names_stay_below_the_root() {
-        for good in [
-            "a",
-            "P01/P01_01",
-            "3c0dffd0-e38e",
-            "a..b.mp4",
-            "./a",
-            "x/.../y",
-            "clé.mp4",
-        ] {
+        for good in ["a", "P01/P01_01", "3c0dffd0-e38e", "a..b.mp4", "./a", "x/.../y", "clé.mp4"] {
             assert_eq!(check_video_name(good), Ok(()), "{good}");
         }
-        for bad in [
-            "",
-            "/etc/passwd",
-            "..",
-            "a/../../b",
-            "../a",
-            "a/..",
-            "..\\a",
-            "C:\\a",
-            "C:/a",
-            "\\\\host\\a",
-            "a\0b",
-        ] {
+        for bad in
+            ["", "/etc/passwd", "..", "a/../../b", "../a", "a/..", "..\\a", "C:\\a", "C:/a", "\\\\host\\a", "a\0b"]
+        {
             assert!(check_video_name(bad).is_err(), "{bad:?}");
         }
     }

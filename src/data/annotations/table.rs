@@ -24,10 +24,7 @@ pub fn read_table(path: &Path) -> Result<Vec<Clip>, AnnotationError> {
         "csv" => read_csv(path, b','),
         "tsv" => read_csv(path, b'\t'),
         "jsonl" => read_jsonl(path),
-        _ => Err(AnnotationError::Extension {
-            path: path.to_owned(),
-            found: extension.into_owned(),
-        }),
+        _ => Err(AnnotationError::Extension { path: path.to_owned(), found: extension.into_owned() }),
     }
 }
 
@@ -41,33 +38,19 @@ pub(super) struct CsvRows<'p, const N: usize> {
 
 impl<'p, const N: usize> CsvRows<'p, N> {
     /// Opens a file and finds `names` in its header.
-    pub fn open(
-        path: &'p Path,
-        delimiter: u8,
-        names: [&'static str; N],
-    ) -> Result<Self, AnnotationError> {
-        let mut reader = csv::ReaderBuilder::new()
-            .delimiter(delimiter)
-            .from_reader(open(path)?);
+    pub fn open(path: &'p Path, delimiter: u8, names: [&'static str; N]) -> Result<Self, AnnotationError> {
+        let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(open(path)?);
         let header = reader.headers().map_err(|error| csv_error(path, error))?;
         let mut columns = [0; N];
         for (column, name) in columns.iter_mut().zip(names) {
             let is_it = |found: &str| found.trim_start_matches('\u{feff}').trim() == name;
-            *column = header
-                .iter()
-                .position(is_it)
-                .ok_or_else(|| AnnotationError::Column {
-                    path: path.to_owned(),
-                    column: name,
-                    found: header.iter().map(str::to_owned).collect(),
-                })?;
+            *column = header.iter().position(is_it).ok_or_else(|| AnnotationError::Column {
+                path: path.to_owned(),
+                column: name,
+                found: header.iter().map(str::to_owned).collect(),
+            })?;
         }
-        Ok(CsvRows {
-            path,
-            reader,
-            columns,
-            record: csv::StringRecord::new(),
-        })
+        Ok(CsvRows { path, reader, columns, record: csv::StringRecord::new() })
     }
 
     /// The next row's fields in the order of `names`.
@@ -86,17 +69,13 @@ fn csv_error(path: &Path, error: csv::Error) -> AnnotationError {
     let line = error.position().map_or(1, csv::Position::line);
     let problem = match error.into_kind() {
         csv::ErrorKind::Io(error) => return AnnotationError::io(path, error),
-        csv::ErrorKind::UnequalLengths {
-            expected_len, len, ..
-        } => format!("it has {len} fields, the header {expected_len}"),
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+            format!("it has {len} fields, the header {expected_len}")
+        }
         csv::ErrorKind::Utf8 { err, .. } => format!("not UTF-8: {err}"),
         other => format!("{other:?}"),
     };
-    AnnotationError::Row {
-        path: path.to_owned(),
-        place: Place::Line(line),
-        problem,
-    }
+    AnnotationError::Row { path: path.to_owned(), place: Place::Line(line), problem }
 }
 
 /// Shortens a field for a message.
@@ -146,10 +125,7 @@ fn read_jsonl(path: &Path) -> Result<Vec<Clip>, AnnotationError> {
         if text.is_empty() {
             continue;
         }
-        let row = JsonRow {
-            path,
-            place: Place::Line(number),
-        };
+        let row = JsonRow { path, place: Place::Line(number) };
         clips.push(row.read(text, &mut strings)?);
     }
     Ok(clips)
@@ -162,12 +138,11 @@ struct JsonRow<'p> {
 
 impl JsonRow<'_> {
     fn read(&self, line: &str, strings: &mut Interner) -> Result<Clip, AnnotationError> {
-        let object: Map<String, Value> =
-            serde_json::from_str(line).map_err(|error| AnnotationError::Row {
-                path: self.path.to_owned(),
-                place: self.place,
-                problem: error.to_string(),
-            })?;
+        let object: Map<String, Value> = serde_json::from_str(line).map_err(|error| AnnotationError::Row {
+            path: self.path.to_owned(),
+            place: self.place,
+            problem: error.to_string(),
+        })?;
         let video = match object.get("video") {
             Some(Value::String(video)) => strings.video(self.path, self.place, video)?,
             other => return Err(self.wrong("video", "a string", other)),
@@ -190,11 +165,7 @@ impl JsonRow<'_> {
         seconds.ok_or_else(|| self.wrong(key, TIME, value))
     }
 
-    fn captions(
-        &self,
-        value: Option<&Value>,
-        strings: &mut Interner,
-    ) -> Result<Captions, AnnotationError> {
+    fn captions(&self, value: Option<&Value>, strings: &mut Interner) -> Result<Captions, AnnotationError> {
         let expected = "a string or a non-empty list of strings";
         let mut one = |item: &Value| -> Result<Arc<str>, AnnotationError> {
             let text = item.as_str();
@@ -203,19 +174,14 @@ impl JsonRow<'_> {
         };
         match value {
             Some(text @ Value::String(_)) => Ok(Captions::One(one(text)?)),
-            Some(Value::Array(list)) if !list.is_empty() => Ok(Captions::Many(
-                list.iter().map(one).collect::<Result<_, _>>()?,
-            )),
+            Some(Value::Array(list)) if !list.is_empty() => {
+                Ok(Captions::Many(list.iter().map(one).collect::<Result<_, _>>()?))
+            }
             other => Err(self.wrong("caption", expected, other)),
         }
     }
 
-    fn wrong(
-        &self,
-        field: &'static str,
-        expected: &'static str,
-        found: Option<&Value>,
-    ) -> AnnotationError {
+    fn wrong(&self, field: &'static str, expected: &'static str, found: Option<&Value>) -> AnnotationError {
         AnnotationError::Field {
             path: self.path.to_owned(),
             place: self.place,

@@ -19,77 +19,41 @@ const FPS_TOLERANCE: f64 = 0.1;
 /// Why a clip cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ClipError {
-    #[error(
-        "video name {video:?} does not stay below the source's root: expected a relative path without `..`"
-    )]
+    #[error("video name {video:?} does not stay below the source's root: expected a relative path without `..`")]
     UnsafePath { video: String },
     #[error("no such file: {}", path.display())]
     MissingFile { path: PathBuf },
     #[error("chunk missing, segment {start_s} to {end_s} s needs it: {}", path.display())]
-    MissingChunk {
-        path: PathBuf,
-        start_s: f64,
-        end_s: f64,
-    },
+    MissingChunk { path: PathBuf, start_s: f64, end_s: f64 },
     #[error(
         "segment from {start_s} to {end_s} s: expected 0 <= start < end, at most a day long: {}",
         path.display()
     )]
-    BadSegment {
-        path: PathBuf,
-        start_s: f64,
-        end_s: f64,
-    },
+    BadSegment { path: PathBuf, start_s: f64, end_s: f64 },
     #[error("segment from {start_s} to {end_s} s has no length: {}", path.display())]
-    ZeroLength {
-        path: PathBuf,
-        start_s: f64,
-        end_s: f64,
-    },
+    ZeroLength { path: PathBuf, start_s: f64, end_s: f64 },
     #[error(
         "segment from {start_s} to {end_s} s is shorter than one frame at {fps} frames/s: {}",
         path.display()
     )]
-    TooShort {
-        path: PathBuf,
-        start_s: f64,
-        end_s: f64,
-        fps: f64,
-    },
+    TooShort { path: PathBuf, start_s: f64, end_s: f64, fps: f64 },
     #[error(
         "segment from {start_s} to {end_s} s lies outside the video, which has {video_s:.3} s: {}",
         path.display()
     )]
-    OutOfRange {
-        path: PathBuf,
-        start_s: f64,
-        end_s: f64,
-        video_s: f64,
-    },
+    OutOfRange { path: PathBuf, start_s: f64, end_s: f64, video_s: f64 },
     #[error("file has {found} frames/s, expected {expected} (`fps` of the source): {}", path.display())]
-    WrongFps {
-        path: PathBuf,
-        found: f64,
-        expected: f64,
-    },
+    WrongFps { path: PathBuf, found: f64, expected: f64 },
     #[error("file holds no frames: {}", path.display())]
     Empty { path: PathBuf },
     #[error(
         "chunk is {} x {} px, the clip's first one {} x {}: {}",
         found[0], found[1], expected[0], expected[1], path.display()
     )]
-    SizeMismatch {
-        path: PathBuf,
-        found: [u32; 2],
-        expected: [u32; 2],
-    },
+    SizeMismatch { path: PathBuf, found: [u32; 2], expected: [u32; 2] },
     /// From the decoder, whose `reason` names the file.
     #[error("{reason}")]
-    Decode {
-        path: PathBuf,
-        kind: &'static str,
-        reason: String,
-    },
+    Decode { path: PathBuf, kind: &'static str, reason: String },
 }
 
 impl ClipError {
@@ -166,18 +130,10 @@ impl ClipFiles {
         let path = source.root.join(video);
         // Written so that NaN fails too.
         if !(start_s >= 0.0 && end_s - start_s <= LONGEST_S && end_s.is_finite()) {
-            return Err(ClipError::BadSegment {
-                path,
-                start_s,
-                end_s,
-            });
+            return Err(ClipError::BadSegment { path, start_s, end_s });
         }
         if end_s <= start_s {
-            return Err(ClipError::ZeroLength {
-                path,
-                start_s,
-                end_s,
-            });
+            return Err(ClipError::ZeroLength { path, start_s, end_s });
         }
         match &source.layout {
             Layout::Whole { extension } => {
@@ -185,10 +141,7 @@ impl ClipFiles {
                 if !path.is_file() {
                     return Err(ClipError::MissingFile { path });
                 }
-                Ok(Self {
-                    paths: vec![path],
-                    chunks: None,
-                })
+                Ok(Self { paths: vec![path], chunks: None })
             }
             Layout::Chunked { chunk_s, extension } => {
                 // Ego4D's folders are called `UID.mp4`; other data sets leave the extension out.
@@ -213,25 +166,15 @@ impl ClipFiles {
     ) -> Result<Self, ClipError> {
         let extension = extension.trim_start_matches('.');
         let file = |chunk: u64| folder.join(format!("{}.{extension}", chunk as f64 * chunk_s));
-        let missing = |path| ClipError::MissingChunk {
-            path,
-            start_s,
-            end_s,
-        };
+        let missing = |path| ClipError::MissingChunk { path, start_s, end_s };
         let first = (start_s / chunk_s) as u64;
         let last = (end_s / chunk_s) as u64;
-        let last = (first..=last)
-            .rev()
-            .find(|chunk| file(*chunk).is_file())
-            .ok_or_else(|| missing(file(first)))?;
+        let last = (first..=last).rev().find(|chunk| file(*chunk).is_file()).ok_or_else(|| missing(file(first)))?;
         let paths: Vec<PathBuf> = (first..=last).map(file).collect();
         if let Some(path) = paths.iter().find(|path| !path.is_file()) {
             return Err(missing(path.clone()));
         }
-        Ok(Self {
-            paths,
-            chunks: Some((chunk_s, first)),
-        })
+        Ok(Self { paths, chunks: Some((chunk_s, first)) })
     }
 
     /// Divides `count` frames of `clip` over its files; only files that give a frame are named.
@@ -298,17 +241,12 @@ impl ClipFiles {
         let mut parts: Vec<FilePart> = Vec::new();
         for frame in rule.frames(start, end, count, jitter) {
             // The chunk from `begin_s` on holds the frames from `int(begin_s * fps)` on.
-            let file = (0..last_file)
-                .find(|file| frame < (begin_s(file + 1) * fps) as u64)
-                .unwrap_or(last_file);
+            let file = (0..last_file).find(|file| frame < (begin_s(file + 1) * fps) as u64).unwrap_or(last_file);
             let frame = (frame as f64 - begin_s(file) * fps) as u64;
             let frame = frame.min(checked(file)?.frames - 1);
             match parts.last_mut() {
                 Some(part) if part.file == file => part.frames.push(frame),
-                _ => parts.push(FilePart {
-                    file,
-                    frames: vec![frame],
-                }),
+                _ => parts.push(FilePart { file, frames: vec![frame] }),
             }
         }
         Ok(parts)
@@ -321,21 +259,11 @@ impl ClipFiles {
         }
         let expected = fps.unwrap_or(found.fps);
         if !(found.fps.is_finite() && found.fps > 0.0) {
-            return Err(ClipError::WrongFps {
-                path: path(),
-                found: found.fps,
-                expected,
-            });
+            return Err(ClipError::WrongFps { path: path(), found: found.fps, expected });
         }
         // Below a second of frames, the rate that a file states is often a guess.
-        if found.frames as f64 >= expected
-            && (found.fps - expected).abs() > FPS_TOLERANCE * expected
-        {
-            return Err(ClipError::WrongFps {
-                path: path(),
-                found: found.fps,
-                expected,
-            });
+        if found.frames as f64 >= expected && (found.fps - expected).abs() > FPS_TOLERANCE * expected {
+            return Err(ClipError::WrongFps { path: path(), found: found.fps, expected });
         }
         Ok(())
     }
@@ -351,9 +279,7 @@ fn below_root(video: &str) -> Result<&Path, ClipError> {
     let path = Path::new(video);
     let plain = |part| matches!(part, Component::Normal(_));
     if video.is_empty() || video.contains('\0') || !path.components().all(plain) {
-        return Err(ClipError::UnsafePath {
-            video: video.to_owned(),
-        });
+        return Err(ClipError::UnsafePath { video: video.to_owned() });
     }
     Ok(path)
 }

@@ -5,12 +5,7 @@ use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
 
 fn clip(video: &str, start_s: f64, end_s: f64) -> Clip {
-    Clip {
-        video: video.into(),
-        start_s,
-        end_s,
-        captions: Captions::One("something happens".into()),
-    }
+    Clip { video: video.into(), start_s, end_s, captions: Captions::One("something happens".into()) }
 }
 
 /// A source over a fresh folder with these (empty) files in it.
@@ -21,56 +16,27 @@ fn source(layout: Layout, files: &[&str]) -> (tempfile::TempDir, Source) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, "").unwrap();
     }
-    let source = Source {
-        name: "test".into(),
-        root: root.path().to_owned(),
-        layout,
-        fps: None,
-        clips: Vec::new(),
-    };
+    let source = Source { name: "test".into(), root: root.path().to_owned(), layout, fps: None, clips: Vec::new() };
     (root, source)
 }
 
 fn whole() -> Layout {
-    Layout::Whole {
-        extension: "mp4".into(),
-    }
+    Layout::Whole { extension: "mp4".into() }
 }
 
 fn chunked(chunk_s: f64) -> Layout {
-    Layout::Chunked {
-        chunk_s,
-        extension: "mp4".into(),
-    }
+    Layout::Chunked { chunk_s, extension: "mp4".into() }
 }
 
 /// Plans four frames without jitter where every file has `frames[file]` frames at `fps`.
-fn plan(
-    files: &ClipFiles,
-    clip: &Clip,
-    fps: f64,
-    frames: &[u64],
-) -> Result<Vec<FilePart>, ClipError> {
-    files.plan(
-        clip,
-        None,
-        FrameRule::Avion,
-        4,
-        None::<&mut ChaCha8Rng>,
-        |file| {
-            Ok(FileInfo {
-                frames: frames[file],
-                fps,
-            })
-        },
-    )
+fn plan(files: &ClipFiles, clip: &Clip, fps: f64, frames: &[u64]) -> Result<Vec<FilePart>, ClipError> {
+    files.plan(clip, None, FrameRule::Avion, 4, None::<&mut ChaCha8Rng>, |file| {
+        Ok(FileInfo { frames: frames[file], fps })
+    })
 }
 
 fn part(file: usize, frames: &[u64]) -> FilePart {
-    FilePart {
-        file,
-        frames: frames.to_vec(),
-    }
+    FilePart { file, frames: frames.to_vec() }
 }
 
 #[test]
@@ -79,10 +45,7 @@ fn names_get_their_extension_once() {
     let find = |name| ClipFiles::locate(&source, &clip(name, 0.0, 1.0));
     assert_eq!(find("a").unwrap().paths, [root.path().join("a.mp4")]);
     assert_eq!(find("a.mp4").unwrap().paths, [root.path().join("a.mp4")]);
-    assert_eq!(
-        find("sub/b.mkv").unwrap().paths,
-        [root.path().join("sub/b.mkv")]
-    );
+    assert_eq!(find("sub/b.mkv").unwrap().paths, [root.path().join("sub/b.mkv")]);
     assert_eq!(find("c").unwrap_err().kind(), "missing");
 }
 
@@ -98,11 +61,7 @@ fn names_stay_below_the_root() {
 #[test]
 fn impossible_segments_are_refused() {
     let (_root, source) = source(whole(), &["a.mp4"]);
-    let kind = |start, end| {
-        ClipFiles::locate(&source, &clip("a", start, end))
-            .unwrap_err()
-            .kind()
-    };
+    let kind = |start, end| ClipFiles::locate(&source, &clip("a", start, end)).unwrap_err().kind();
     assert_eq!(kind(1.0, 1.0), "zero-length");
     assert_eq!(kind(2.0, 1.0), "zero-length");
     assert_eq!(kind(-1.0, 1.0), "out-of-range");
@@ -133,10 +92,7 @@ fn whole_file_frames() {
 
 #[test]
 fn chunked_frames_are_split_at_the_border() {
-    let (root, source) = source(
-        chunked(15.0),
-        &["v.mp4/0.mp4", "v.mp4/15.mp4", "v.mp4/30.mp4"],
-    );
+    let (root, source) = source(chunked(15.0), &["v.mp4/0.mp4", "v.mp4/15.mp4", "v.mp4/30.mp4"]);
     let at = |start, end, frames: &[u64]| {
         let clip = clip("v", start, end);
         let files = ClipFiles::locate(&source, &clip).unwrap();
@@ -150,17 +106,12 @@ fn chunked_frames_are_split_at_the_border() {
     assert_eq!(parts, [part(0, &[448]), part(1, &[0, 1, 2])]);
     // Over three chunks the middle one is read whole: frames 300..1050.
     let parts = at(10.0, 35.0, &[450, 450, 450]).unwrap();
-    assert_eq!(
-        parts,
-        [part(0, &[393]), part(1, &[131, 318]), part(2, &[56])]
-    );
+    assert_eq!(parts, [part(0, &[393]), part(1, &[131, 318]), part(2, &[56])]);
     // Ends where the last chunk ends: at frame 30 * 30 + 9.
     let parts = at(29.0, 40.0, &[450, 10]).unwrap();
     assert_eq!(parts, [part(0, &[424, 434, 444]), part(1, &[4])]);
 
-    let paths = ClipFiles::locate(&source, &clip("v", 29.0, 500.0))
-        .unwrap()
-        .paths;
+    let paths = ClipFiles::locate(&source, &clip("v", 29.0, 500.0)).unwrap().paths;
     let folder = root.path().join("v.mp4");
     assert_eq!(paths, [folder.join("15.mp4"), folder.join("30.mp4")]);
 }
@@ -177,9 +128,7 @@ fn chunk_errors_have_their_own_kinds() {
 
     let kind = |start, end, frames: &[u64]| {
         let files = locate(start, end).unwrap();
-        plan(&files, &clip("v", start, end), 30.0, frames)
-            .unwrap_err()
-            .kind()
+        plan(&files, &clip("v", start, end), 30.0, frames).unwrap_err().kind()
     };
     assert_eq!(kind(2.0, 2.01, &[450]), "too-short");
     assert_eq!(kind(2.0, 3.0, &[50]), "out-of-range");
@@ -205,16 +154,7 @@ fn a_declared_frame_rate_must_hold() {
     let files = ClipFiles::locate(&source, &clip).unwrap();
     let kind = |declared, fps, frames| {
         let info = |_| Ok(FileInfo { frames, fps });
-        files
-            .plan(
-                &clip,
-                declared,
-                FrameRule::Avion,
-                4,
-                None::<&mut ChaCha8Rng>,
-                info,
-            )
-            .map_err(|error| error.kind())
+        files.plan(&clip, declared, FrameRule::Avion, 4, None::<&mut ChaCha8Rng>, info).map_err(|error| error.kind())
     };
     assert_eq!(kind(Some(30.0), 59.94, 600), Err("wrong-fps"));
     assert_eq!(kind(Some(30.0), 25.0, 600), Err("wrong-fps"));

@@ -57,11 +57,6 @@ pub(super) struct Slot {
 
 impl InFlight {
     pub fn new(position: Position, next: Position, slots: usize) -> Self {
-        Self {
-            position,
-            next,
-            slots: (0..slots).map(|_| Slot::default()).collect(),
-            pending: slots,
-        }
+        Self { position, next, slots: (0..slots).map(|_| Slot::default()).collect(), pending: slots }
     }
 }

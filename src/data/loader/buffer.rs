@@ -18,18 +18,13 @@ pub(super) struct BufferPool {
 impl BufferPool {
     /// For buffers of `len` bytes.
     pub fn new(len: usize) -> Self {
-        Self {
-            len,
-            free: Mutex::default(),
-        }
+        Self { len, free: Mutex::default() }
     }
 
     /// A buffer cut into `pieces` of `piece` bytes. What they hold is left over from earlier batches.
     pub fn take(&self, pieces: usize, piece: usize) -> Vec<BytesMut> {
         let free = (pieces * piece == self.len).then(|| self.lock().pop());
-        let mut buffer = free
-            .flatten()
-            .unwrap_or_else(|| BytesMut::zeroed(pieces * piece));
+        let mut buffer = free.flatten().unwrap_or_else(|| BytesMut::zeroed(pieces * piece));
         (0..pieces).map(|_| buffer.split_to(piece)).collect()
     }
 
@@ -60,10 +55,7 @@ impl FrameBuffer {
         for piece in pieces {
             bytes.unsplit(piece);
         }
-        Self {
-            bytes,
-            pool: Arc::clone(pool),
-        }
+        Self { bytes, pool: Arc::clone(pool) }
     }
 }
 

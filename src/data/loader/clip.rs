@@ -40,22 +40,14 @@ impl Samples {
                 first
             })
             .collect();
-        Self {
-            sources,
-            first,
-            len,
-        }
+        Self { sources, first, len }
     }
 
     /// Index of the source, the source, and the clip of `sample`, which must be below `len`.
     fn get(&self, sample: u64) -> (usize, &Source, &Clip) {
         let index = self.first.partition_point(|first| *first <= sample) - 1;
         let source = &self.sources[index];
-        (
-            index,
-            source,
-            &source.clips[(sample - self.first[index]) as usize],
-        )
+        (index, source, &source.clips[(sample - self.first[index]) as usize])
     }
 
     /// The path of a sample's video as the annotation gives it, for messages.
@@ -83,21 +75,15 @@ impl Samples {
         let files = ClipFiles::locate(source, clip)?;
         let mut opened = Opened::new(decoder, &files.paths);
         let mut jitter = (view == View::Train).then(|| draw(Purpose::Frames));
-        let parts = files.plan(
-            clip,
-            source.fps,
-            config.frame_rule,
-            config.frames,
-            jitter.as_mut(),
-            |file| Ok(opened.get(file)?.info()),
-        )?;
+        let parts = files.plan(clip, source.fps, config.frame_rule, config.frames, jitter.as_mut(), |file| {
+            Ok(opened.get(file)?.info())
+        })?;
 
         let [width, height] = opened.get(0)?.size_px();
         let (crop, flip) = match view {
             View::Train => {
                 let rng = &mut draw(Purpose::Crop);
-                let crop =
-                    random_resized_crop(width, height, config.crop_scale, config.crop_ratio, rng);
+                let crop = random_resized_crop(width, height, config.crop_scale, config.crop_ratio, rng);
                 (crop, draw(Purpose::Flip).random::<f64>() < config.flip)
             }
             View::Eval => (center_square(width, height), false),
@@ -137,11 +123,7 @@ struct Opened<'a> {
 
 impl<'a> Opened<'a> {
     fn new(decoder: &'a dyn Decoder, paths: &'a [PathBuf]) -> Self {
-        Self {
-            decoder,
-            paths,
-            videos: paths.iter().map(|_| None).collect(),
-        }
+        Self { decoder, paths, videos: paths.iter().map(|_| None).collect() }
     }
 
     fn get(&mut self, file: usize) -> Result<&mut dyn OpenVideo, ClipError> {
@@ -159,11 +141,7 @@ impl<'a> Opened<'a> {
 }
 
 fn failed(path: &Path, error: super::DecodeError) -> ClipError {
-    ClipError::Decode {
-        path: path.to_owned(),
-        kind: error.kind,
-        reason: error.reason,
-    }
+    ClipError::Decode { path: path.to_owned(), kind: error.kind, reason: error.reason }
 }
 
 /// The caption that goes with a clip; without a generator, the first of several.
@@ -193,9 +171,7 @@ mod tests {
         Source {
             name: "test".into(),
             root: "root".into(),
-            layout: Layout::Whole {
-                extension: "mp4".into(),
-            },
+            layout: Layout::Whole { extension: "mp4".into() },
             fps: None,
             clips: (0..clips)
                 .map(|i| Clip {

@@ -24,11 +24,7 @@ impl Loader {
         while let Ok(report) = self.reports.try_recv() {
             self.note(report)?;
         }
-        while self
-            .in_flight
-            .front()
-            .is_some_and(|batch| batch.pending > 0)
-        {
+        while self.in_flight.front().is_some_and(|batch| batch.pending > 0) {
             match self.reports.recv_timeout(WATCH_EVERY) {
                 Ok(report) => self.note(report)?,
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => self.watch()?,
@@ -48,11 +44,7 @@ impl Loader {
         let batch = &mut self.in_flight[(report.batch - front) as usize];
         match report.event {
             Event::Bad(failure) => batch.slots[report.slot].failures.push(failure),
-            Event::Done {
-                buffer,
-                sample,
-                caption,
-            } => {
+            Event::Done { buffer, sample, caption } => {
                 batch.slots[report.slot].filled = Some((buffer, sample, caption));
                 batch.pending -= 1;
             }
@@ -70,18 +62,11 @@ impl Loader {
 
     /// Gives up threads that hang on a sample and lets others fill their slots.
     fn watch(&mut self) -> Result<(), LoaderError> {
-        if self
-            .workers
-            .iter()
-            .all(|worker| worker.thread.is_finished())
-        {
+        if self.workers.iter().all(|worker| worker.thread.is_finished()) {
             return Err(LoaderError::ThreadsEnded);
         }
         let timeout = self.shared.config.timeout;
-        let Some(deadline) = Instant::now()
-            .checked_sub(timeout)
-            .filter(|_| !timeout.is_zero())
-        else {
+        let Some(deadline) = Instant::now().checked_sub(timeout).filter(|_| !timeout.is_zero()) else {
             return Ok(());
         };
         let mut index = 0;
@@ -98,18 +83,10 @@ impl Loader {
             let failure = SampleFailure {
                 sample,
                 kind: "timeout",
-                reason: format!(
-                    "not decoded within {} s: {}",
-                    timeout.as_secs_f64(),
-                    path.display()
-                ),
+                reason: format!("not decoded within {} s: {}", timeout.as_secs_f64(), path.display()),
                 path,
             };
-            self.note(Report {
-                batch: job.batch,
-                slot: job.slot,
-                event: Event::Bad(failure.clone()),
-            })?;
+            self.note(Report { batch: job.batch, slot: job.slot, event: Event::Bad(failure.clone()) })?;
             // The lost thread keeps the slot's memory.
             job.buffer = BytesMut::zeroed(self.clip_bytes);
             let _ = self.jobs.send(job);
@@ -127,12 +104,7 @@ impl Loader {
 
     /// Does the accounts of a decoded batch and joins it.
     fn finish(&mut self, batch: InFlight, wait: Duration) -> Result<ClipBatch, LoaderError> {
-        let InFlight {
-            position,
-            next,
-            slots,
-            ..
-        } = batch;
+        let InFlight { position, next, slots, .. } = batch;
         let (mut bad, mut samples, mut captions, mut pieces) = (vec![], vec![], vec![], vec![]);
         let mut empty = false;
         // In order of slots, so that what is counted and logged is the same in every run.
@@ -152,10 +124,7 @@ impl Loader {
         }
         self.failures.check()?;
         if empty && self.shared.view == View::Train {
-            return Err(LoaderError::Exhausted {
-                position,
-                summary: self.failures.summary(),
-            });
+            return Err(LoaderError::Exhausted { position, summary: self.failures.summary() });
         }
         let config = &self.shared.config;
         Ok(ClipBatch {

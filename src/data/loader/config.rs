@@ -71,10 +71,7 @@ impl LoaderConfig {
             .ok_or(LoaderError::Setting {
                 field: "batch_size",
                 expected: "a batch that fits in memory",
-                found: format!(
-                    "{} clips of {} frames of {size} x {size} px",
-                    self.batch_size, self.frames
-                ),
+                found: format!("{} clips of {} frames of {size} x {size} px", self.batch_size, self.frames),
             })
     }
 
@@ -91,20 +88,11 @@ impl LoaderConfig {
             if holds {
                 return Ok(());
             }
-            Err(LoaderError::Setting {
-                field,
-                expected,
-                found: format!("{found:?}"),
-            })
+            Err(LoaderError::Setting { field, expected, found: format!("{found:?}") })
         };
         let share = |value: f64| (0.0..=1.0).contains(&value);
         let range = |[low, high]: [f64; 2]| 0.0 < low && low <= high && high.is_finite();
-        require(
-            self.batch_size > 0,
-            "batch_size",
-            "at least 1",
-            &self.batch_size,
-        )?;
+        require(self.batch_size > 0, "batch_size", "at least 1", &self.batch_size)?;
         require(self.frames > 0, "frames", "at least 1", &self.frames)?;
         require(self.size_px > 0, "size_px", "at least 1", &self.size_px)?;
         require(self.prefetch > 0, "prefetch", "at least 1", &self.prefetch)?;
@@ -114,26 +102,11 @@ impl LoaderConfig {
             "0 < smallest <= largest <= 1",
             &self.crop_scale,
         )?;
-        require(
-            range(self.crop_ratio),
-            "crop_ratio",
-            "0 < smallest <= largest",
-            &self.crop_ratio,
-        )?;
+        require(range(self.crop_ratio), "crop_ratio", "0 < smallest <= largest", &self.crop_ratio)?;
         require(share(self.flip), "flip", "0 to 1", &self.flip)?;
-        require(
-            share(self.max_bad_share),
-            "max_bad_share",
-            "0 to 1",
-            &self.max_bad_share,
-        )?;
+        require(share(self.max_bad_share), "max_bad_share", "0 to 1", &self.max_bad_share)?;
         let clips: usize = sources.iter().map(|source| source.clips.len()).sum();
-        require(
-            u32::try_from(clips).is_ok(),
-            "sources",
-            "at most 4,294,967,295 clips",
-            &clips,
-        )?;
+        require(u32::try_from(clips).is_ok(), "sources", "at most 4,294,967,295 clips", &clips)?;
         for Source { layout, fps, .. } in sources {
             if let Layout::Chunked { chunk_s, .. } = layout {
                 // Below, a day has more chunks than can be looked for.

@@ -53,10 +53,7 @@ impl OpenVideo for VideoReader {
     }
 
     fn info(&self) -> FileInfo {
-        FileInfo {
-            frames: self.num_frames(),
-            fps: self.fps(),
-        }
+        FileInfo { frames: self.num_frames(), fps: self.fps() }
     }
 
     fn read(
@@ -73,9 +70,6 @@ impl OpenVideo for VideoReader {
 
 impl From<VideoError> for DecodeError {
     fn from(error: VideoError) -> Self {
-        Self {
-            kind: error.kind(),
-            reason: error.to_string(),
-        }
+        Self { kind: error.kind(), reason: error.to_string() }
     }
 }

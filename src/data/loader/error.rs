@@ -8,14 +8,8 @@ use crate::data::sampler::Position;
 #[derive(Debug, thiserror::Error)]
 pub enum LoaderError {
     #[error("loader setting {field}: expected {expected}, found {found}")]
-    Setting {
-        field: &'static str,
-        expected: &'static str,
-        found: String,
-    },
-    #[error(
-        "{clips} clips do not fill a batch of {batch_size}: add clips or lower train.batch_size"
-    )]
+    Setting { field: &'static str, expected: &'static str, found: String },
+    #[error("{clips} clips do not fill a batch of {batch_size}: add clips or lower train.batch_size")]
     TooFewClips { clips: u64, batch_size: usize },
     #[error(
         "cannot go on at batch {} of epoch {}: an epoch has {batches} batches; the set or the batch size has changed",
@@ -30,19 +24,11 @@ pub enum LoaderError {
     )]
     Exhausted { position: Position, summary: String },
     #[error("the decoder panicked on sample {sample} ({video}): {message}")]
-    Panicked {
-        sample: u64,
-        video: String,
-        message: String,
-    },
+    Panicked { sample: u64, video: String, message: String },
     #[error(
         "{threads} decode threads have hung for more than {timeout_s} s each; is the storage reachable?\n{summary}"
     )]
-    Stalled {
-        threads: usize,
-        timeout_s: f64,
-        summary: String,
-    },
+    Stalled { threads: usize, timeout_s: f64, summary: String },
     #[error("decode threads ended without a report")]
     ThreadsEnded,
     #[error("cannot start a decode thread: {source}")]

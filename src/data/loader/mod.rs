@@ -71,11 +71,7 @@ impl Loader {
     ///
     /// # Errors
     /// A setting out of range, fewer clips than a batch, a `start` beyond the epoch.
-    pub fn train(
-        sources: Arc<[Source]>,
-        config: LoaderConfig,
-        start: Position,
-    ) -> Result<Self, LoaderError> {
+    pub fn train(sources: Arc<[Source]>, config: LoaderConfig, start: Position) -> Result<Self, LoaderError> {
         Self::train_with(sources, config, start, Arc::new(Ffmpeg))
     }
 
@@ -122,29 +118,17 @@ impl Loader {
             View::Eval => (samples.len.div_ceil(config.batch_size as u64), 1),
         };
         if view == View::Train && batches == 0 {
-            return Err(LoaderError::TooFewClips {
-                clips: samples.len,
-                batch_size: config.batch_size,
-            });
+            return Err(LoaderError::TooFewClips { clips: samples.len, batch_size: config.batch_size });
         }
         if view == View::Train && start.batch >= batches {
-            return Err(LoaderError::Start {
-                position: start,
-                batches,
-            });
+            return Err(LoaderError::Start { position: start, batches });
         }
         let (jobs, jobs_out) = crossbeam_channel::unbounded();
         let (reports_in, reports) = crossbeam_channel::unbounded();
         let mut loader = Self {
             pool: Arc::new(BufferPool::new(clip_bytes * config.batch_size)),
             failures: Failures::new(samples.len, config.max_bad_share),
-            shared: Arc::new(Shared {
-                samples,
-                decoder,
-                config,
-                view,
-                stop: AtomicBool::new(false),
-            }),
+            shared: Arc::new(Shared { samples, decoder, config, view, stop: AtomicBool::new(false) }),
             jobs,
             jobs_out,
             reports,
@@ -197,8 +181,7 @@ impl Loader {
 
     /// Begins batches until `prefetch` are on their way.
     fn fill(&mut self) {
-        while self.in_flight.len() < self.shared.config.prefetch && self.cursor.epoch < self.epochs
-        {
+        while self.in_flight.len() < self.shared.config.prefetch && self.cursor.epoch < self.epochs {
             self.begin_batch();
         }
     }
@@ -206,18 +189,11 @@ impl Loader {
     fn begin_batch(&mut self) {
         let position = self.cursor;
         let order = self.order_of(position.epoch);
-        let Shared {
-            samples, config, ..
-        } = &*self.shared;
+        let Shared { samples, config, .. } = &*self.shared;
         let start = position.batch * config.batch_size as u64;
         let places = start..(start + config.batch_size as u64).min(samples.len);
         let slots = (places.end - places.start) as usize;
-        for (slot, buffer) in self
-            .pool
-            .take(slots, self.clip_bytes)
-            .into_iter()
-            .enumerate()
-        {
+        for (slot, buffer) in self.pool.take(slots, self.clip_bytes).into_iter().enumerate() {
             let job = Job {
                 batch: self.begun,
                 slot,
@@ -232,8 +208,7 @@ impl Loader {
         }
         self.begun += 1;
         self.cursor = position.next(self.batches);
-        self.in_flight
-            .push_back(InFlight::new(position, self.cursor, slots));
+        self.in_flight.push_back(InFlight::new(position, self.cursor, slots));
     }
 
     fn order_of(&mut self, epoch: u64) -> Order {
@@ -245,11 +220,7 @@ impl Loader {
         let order = match self.shared.view {
             View::Eval => Order::InOrder,
             View::Train => {
-                let order = EpochOrder {
-                    seed: self.shared.config.seed,
-                    epoch,
-                    len: self.shared.samples.len as u32,
-                };
+                let order = EpochOrder { seed: self.shared.config.seed, epoch, len: self.shared.samples.len as u32 };
                 Order::Shuffled(order.permutation().into())
             }
         };

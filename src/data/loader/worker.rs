@@ -80,12 +80,7 @@ impl Job {
                 rng.random_range(0..shared.samples.len)
             } else {
                 let place = rng.random_range(0..outside);
-                place
-                    + if place < self.places.start {
-                        0
-                    } else {
-                        covered
-                    }
+                place + if place < self.places.start { 0 } else { covered }
             }
         };
         (1..attempt).for_each(|_| {
@@ -108,11 +103,7 @@ pub(super) enum Event {
     /// A sample could not be read; another one will be tried.
     Bad(SampleFailure),
     /// The slot is filled.
-    Done {
-        buffer: BytesMut,
-        sample: u64,
-        caption: Arc<str>,
-    },
+    Done { buffer: BytesMut, sample: u64, caption: Arc<str> },
     /// No sample for this slot could be read.
     Empty,
     /// The decoder panicked.
@@ -152,17 +143,13 @@ impl Worker {
         let board = Arc::new(Mutex::default());
         let (shared, jobs, reports) = (Arc::clone(shared), jobs.clone(), reports.clone());
         let own_board = Arc::clone(&board);
-        let thread = std::thread::Builder::new()
-            .name(format!("decode-{number}"))
-            .spawn(move || {
-                while let Ok(job) = jobs.recv() {
-                    if shared.stop.load(Ordering::Relaxed)
-                        || fill(&shared, &own_board, &reports, job).is_none()
-                    {
-                        return;
-                    }
+        let thread = std::thread::Builder::new().name(format!("decode-{number}")).spawn(move || {
+            while let Ok(job) = jobs.recv() {
+                if shared.stop.load(Ordering::Relaxed) || fill(&shared, &own_board, &reports, job).is_none() {
+                    return;
                 }
-            })?;
+            }
+        })?;
         Ok(Self { board, thread })
     }
 
@@ -182,12 +169,7 @@ fn lock(board: &Mutex<Board>) -> MutexGuard<'_, Board> {
 }
 
 /// Does one job. `None` when the thread must end: it was given up, or nobody listens.
-fn fill(
-    shared: &Shared,
-    board: &Mutex<Board>,
-    reports: &Sender<Report>,
-    mut job: Job,
-) -> Option<()> {
+fn fill(shared: &Shared, board: &Mutex<Board>, reports: &Sender<Report>, mut job: Job) -> Option<()> {
     let (batch, slot) = (job.batch, job.slot);
     let report = |event| reports.send(Report { batch, slot, event }).ok();
     let mut buffer = std::mem::take(&mut job.buffer);
@@ -197,20 +179,10 @@ fn fill(
         };
         let epoch = job.epoch;
         job.attempt += 1;
-        lock(board).working = Some(Working {
-            since: Instant::now(),
-            job,
-            sample,
-        });
+        lock(board).working = Some(Working { since: Instant::now(), job, sample });
         // Nothing is looked at again after a panic but the buffer, which is then dropped.
         let read = catch_unwind(AssertUnwindSafe(|| {
-            let Shared {
-                samples,
-                decoder,
-                config,
-                view,
-                ..
-            } = shared;
+            let Shared { samples, decoder, config, view, .. } = shared;
             samples.read(&**decoder, config, *view, epoch, sample, &mut buffer)
         }));
         job = {
@@ -222,18 +194,11 @@ fn fill(
         };
         match read {
             Ok(Ok(caption)) => {
-                return report(Event::Done {
-                    buffer,
-                    sample,
-                    caption,
-                });
+                return report(Event::Done { buffer, sample, caption });
             }
             Ok(Err(error)) => report(Event::Bad(SampleFailure::new(sample, &error)))?,
             Err(panic) => {
-                return report(Event::Panicked {
-                    sample,
-                    message: panic_message(&*panic),
-                });
+                return report(Event::Panicked { sample, message: panic_message(&*panic) });
             }
         }
     }
@@ -258,18 +223,11 @@ mod tests {
     use std::collections::HashSet;
 
     fn shared(len: usize, view: View) -> Shared {
-        let clip = Clip {
-            video: "v".into(),
-            start_s: 0.0,
-            end_s: 1.0,
-            captions: Captions::One("c".into()),
-        };
+        let clip = Clip { video: "v".into(), start_s: 0.0, end_s: 1.0, captions: Captions::One("c".into()) };
         let source = Source {
             name: "test".into(),
             root: "root".into(),
-            layout: Layout::Whole {
-                extension: "mp4".into(),
-            },
+            layout: Layout::Whole { extension: "mp4".into() },
             fps: None,
             clips: vec![clip; len],
         };
@@ -283,11 +241,7 @@ mod tests {
     }
 
     fn job(slot: usize, places: Range<u64>, len: u32) -> Job {
-        let order = EpochOrder {
-            seed: 0,
-            epoch: 3,
-            len,
-        };
+        let order = EpochOrder { seed: 0, epoch: 3, len };
         Job {
             batch: 7,
             slot,
@@ -305,9 +259,7 @@ mod tests {
         let job = job(2, 8..12, 20);
         let own: HashSet<u64> = (8..12).map(|place| job.order.sample(place)).collect();
         assert_eq!(job.sample(&shared, 0), Some(job.order.sample(10)));
-        let replacements: Vec<u64> = (1..MAX_ATTEMPTS)
-            .map(|attempt| job.sample(&shared, attempt).unwrap())
-            .collect();
+        let replacements: Vec<u64> = (1..MAX_ATTEMPTS).map(|attempt| job.sample(&shared, attempt).unwrap()).collect();
         assert!(replacements.iter().all(|sample| !own.contains(sample)));
         let distinct: HashSet<_> = replacements.iter().collect();
         assert!(distinct.len() > 10, "{replacements:?}");

@@ -65,11 +65,7 @@ pub(super) fn run<'a, S: Sink>(data: &'a [u8], sink: S) -> Result<Outcome<'a>, S
         if at.op == Op::Stop {
             let root = machine.pop(&at)?;
             machine.finish(&at, root)?;
-            return Ok(Outcome {
-                nodes: machine.nodes,
-                root,
-                length: reader.position(),
-            });
+            return Ok(Outcome { nodes: machine.nodes, root, length: reader.position() });
         }
         machine.step(&at)?;
     }
@@ -166,9 +162,7 @@ impl<'a, S: Sink> Machine<'a, S> {
                 let name = self.pop(at)?;
                 let module = self.pop(at)?;
                 for part in [module, name] {
-                    self.check(at, part, "a module and a name", |node| {
-                        matches!(node, Node::Str(_))
-                    })?;
+                    self.check(at, part, "a module and a name", |node| matches!(node, Node::Str(_)))?;
                 }
                 self.push(at, Node::Global { module, name })?;
             }
@@ -213,9 +207,7 @@ impl<'a, S: Sink> Machine<'a, S> {
             Op::Memoize => self.memoise(at, self.written.count)?,
             Op::Get(index) => match self.memo.get(&index) {
                 Some(&id) if Some(id) == self.streamed => {
-                    return Err(at
-                        .unexpected("records", "the top-level list inside itself")
-                        .into());
+                    return Err(at.unexpected("records", "the top-level list inside itself").into());
                 }
                 Some(&id) => self.stack.push(id),
                 None => {
@@ -257,23 +249,11 @@ impl<'a, S: Sink> Machine<'a, S> {
         args: Id,
         keywords: Option<Id>,
     ) -> Result<(), PickleError> {
-        let object = ObjectNode {
-            callable,
-            args,
-            keywords,
-            state: None,
-            items: Vec::new(),
-            pairs: Vec::new(),
-        };
+        let object = ObjectNode { callable, args, keywords, state: None, items: Vec::new(), pairs: Vec::new() };
         self.push(at, Node::Object(Box::new(object)))
     }
 
-    fn global(
-        &mut self,
-        at: &Instruction<'a>,
-        module: &'a [u8],
-        name: &'a [u8],
-    ) -> Result<Id, PickleError> {
+    fn global(&mut self, at: &Instruction<'a>, module: &'a [u8], name: &'a [u8]) -> Result<Id, PickleError> {
         let module = string(at, Encoding::Utf8, module)?;
         let name = string(at, Encoding::Utf8, name)?;
         let module = self.node(at, module)?;
@@ -324,11 +304,7 @@ impl<'a, S: Sink> Machine<'a, S> {
         expected: &'static str,
         fits: impl Fn(&Node) -> bool,
     ) -> Result<(), PickleError> {
-        if fits(&self.nodes[id.0 as usize]) {
-            Ok(())
-        } else {
-            Err(self.wrong(at, expected, id))
-        }
+        if fits(&self.nodes[id.0 as usize]) { Ok(()) } else { Err(self.wrong(at, expected, id)) }
     }
 
     fn touch(&mut self, target: Id) {
@@ -393,10 +369,7 @@ fn pairs(at: &Instruction, items: &[Id]) -> Result<Vec<(Id, Id)>, PickleError> {
     if !items.len().is_multiple_of(2) {
         return Err(at.unexpected("keys with values", format!("{} values", items.len())));
     }
-    Ok(items
-        .chunks_exact(2)
-        .map(|pair| (pair[0], pair[1]))
-        .collect())
+    Ok(items.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
 }
 
 fn long(bytes: &[u8]) -> Node<'_> {
@@ -409,11 +382,7 @@ fn long(bytes: &[u8]) -> Node<'_> {
     Node::Int(i64::from_le_bytes(wide))
 }
 
-fn string<'a>(
-    at: &Instruction,
-    encoding: Encoding,
-    raw: &'a [u8],
-) -> Result<Node<'a>, PickleError> {
+fn string<'a>(at: &Instruction, encoding: Encoding, raw: &'a [u8]) -> Result<Node<'a>, PickleError> {
     // Python 2 has one type for text and bytes: what is valid UTF-8 we call text.
     let python2 = |bytes: Cow<'a, [u8]>| match bytes {
         Cow::Borrowed(bytes) => match std::str::from_utf8(bytes) {
@@ -429,10 +398,7 @@ fn string<'a>(
         Encoding::Utf8 => (text::utf8(raw).map(Node::Str), "UTF-8 text"),
         Encoding::Python2 => (Some(python2(Cow::Borrowed(raw))), "text"),
         Encoding::Quoted => (text::quoted(raw).map(python2), "a quoted string"),
-        Encoding::RawUnicodeEscape => (
-            text::raw_unicode_escape(raw).map(Node::Str),
-            "text in raw-unicode-escape",
-        ),
+        Encoding::RawUnicodeEscape => (text::raw_unicode_escape(raw).map(Node::Str), "text in raw-unicode-escape"),
     };
     node.ok_or_else(|| at.unexpected(expected, quote(raw)))
 }

@@ -45,24 +45,13 @@ impl<'a> Pickle<'a> {
     /// # Errors
     /// [`PickleError`] when `data` is truncated, damaged, or refers to buffers or registries outside itself.
     pub fn parse(data: &'a [u8]) -> Result<Self, PickleError> {
-        let Outcome {
-            nodes,
-            root,
-            length,
-        } = machine::run(data, KeepAll)?;
-        Ok(Pickle {
-            nodes,
-            root,
-            length,
-        })
+        let Outcome { nodes, root, length } = machine::run(data, KeepAll)?;
+        Ok(Pickle { nodes, root, length })
     }
 
     /// The pickled value.
     pub fn root(&self) -> Value<'_> {
-        Value {
-            nodes: &self.nodes,
-            id: self.root,
-        }
+        Value { nodes: &self.nodes, id: self.root }
     }
 
     /// Bytes the pickle takes in the data it was read from.
@@ -77,11 +66,7 @@ impl<'a> Pickle<'a> {
 
     /// Copies all strings and bytes, so that the data it was read from may go.
     pub fn into_owned(self) -> Pickle<'static> {
-        Pickle {
-            nodes: self.nodes.into_iter().map(Node::into_owned).collect(),
-            root: self.root,
-            length: self.length,
-        }
+        Pickle { nodes: self.nodes.into_iter().map(Node::into_owned).collect(), root: self.root, length: self.length }
     }
 }
 

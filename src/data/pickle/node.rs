@@ -41,10 +41,7 @@ impl<'a> Node<'a> {
     /// True when the node refers to no other.
     pub fn is_leaf(&self) -> bool {
         use Node::{BigInt, Bool, Bytes, Float, Int, None, Str};
-        matches!(
-            self,
-            None | Bool(_) | Int(_) | Float(_) | BigInt(_) | Bytes(_) | Str(_)
-        )
+        matches!(self, None | Bool(_) | Int(_) | Float(_) | BigInt(_) | Bytes(_) | Str(_))
     }
 
     pub fn into_owned(self) -> Node<'static> {

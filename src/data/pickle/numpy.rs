@@ -17,22 +17,11 @@ pub enum NumpyError {
     #[error("expected a numpy array, found {found}")]
     NotAnArray { found: String },
     #[error("numpy array: expected {expected}, found {found}")]
-    Malformed {
-        expected: &'static str,
-        found: String,
-    },
-    #[error(
-        "numpy array of type {found}: expected float, int, unsigned int or bool of 1 to 8 bytes"
-    )]
+    Malformed { expected: &'static str, found: String },
+    #[error("numpy array of type {found}: expected float, int, unsigned int or bool of 1 to 8 bytes")]
     ElementType { found: String },
-    #[error(
-        "numpy array of shape {shape:?} with elements of {element_bytes} bytes has {found} bytes of data"
-    )]
-    Length {
-        shape: Vec<usize>,
-        element_bytes: usize,
-        found: usize,
-    },
+    #[error("numpy array of shape {shape:?} with elements of {element_bytes} bytes has {found} bytes of data")]
+    Length { shape: Vec<usize>, element_bytes: usize, found: usize },
 }
 
 /// What an element is.
@@ -72,13 +61,8 @@ impl<'p> NdArray<'p> {
     /// [`NumpyError`] when the value is something else, has elements that are no numbers, or when its data do not
     /// fit its shape.
     pub fn from_value(value: Value<'p>) -> Result<Self, NumpyError> {
-        let not_an_array = || NumpyError::NotAnArray {
-            found: value.describe(),
-        };
-        let malformed = |expected| NumpyError::Malformed {
-            expected,
-            found: value.describe(),
-        };
+        let not_an_array = || NumpyError::NotAnArray { found: value.describe() };
+        let malformed = |expected| NumpyError::Malformed { expected, found: value.describe() };
         let (shape, dtype, fortran, data) = match value.class().ok_or_else(not_an_array)? {
             (module, "_reconstruct") if is_core(module, "multiarray") => {
                 let state = value.state().and_then(Value::items);
@@ -102,52 +86,30 @@ impl<'p> NdArray<'p> {
         };
         let element = element_type(dtype)
             .filter(|element| element.kind != ElementKind::Text)
-            .ok_or_else(|| NumpyError::ElementType {
-                found: dtype_name(dtype),
-            })?;
+            .ok_or_else(|| NumpyError::ElementType { found: dtype_name(dtype) })?;
         let shape: Vec<usize> = shape
             .items()
-            .and_then(|sizes| {
-                sizes
-                    .map(|size| usize::try_from(size.as_int()?).ok())
-                    .collect()
-            })
+            .and_then(|sizes| sizes.map(|size| usize::try_from(size.as_int()?).ok()).collect())
             .ok_or_else(|| malformed("a shape of non-negative ints"))?;
-        let data = data.as_bytes().ok_or_else(|| NumpyError::Malformed {
-            expected: "data as bytes",
-            found: data.describe(),
-        })?;
-        let needed = shape
-            .iter()
-            .try_fold(element.bytes, |n, &size| n.checked_mul(size));
+        let data = data
+            .as_bytes()
+            .ok_or_else(|| NumpyError::Malformed { expected: "data as bytes", found: data.describe() })?;
+        let needed = shape.iter().try_fold(element.bytes, |n, &size| n.checked_mul(size));
         if needed != Some(data.len()) {
-            return Err(NumpyError::Length {
-                shape,
-                element_bytes: element.bytes,
-                found: data.len(),
-            });
+            return Err(NumpyError::Length { shape, element_bytes: element.bytes, found: data.len() });
         }
-        Ok(NdArray {
-            element,
-            shape,
-            fortran,
-            data,
-        })
+        Ok(NdArray { element, shape, fortran, data })
     }
 
     /// All elements as `f64`, last axis fastest. Integers beyond 2^53 are rounded.
     pub fn to_f64(&self) -> Vec<f64> {
-        let stored = self
-            .data
-            .chunks_exact(self.element.bytes)
-            .map(|bytes| self.element.to_f64(bytes).unwrap_or(f64::NAN));
+        let stored =
+            self.data.chunks_exact(self.element.bytes).map(|bytes| self.element.to_f64(bytes).unwrap_or(f64::NAN));
         if !self.fortran || self.shape.len() < 2 {
             return stored.collect();
         }
         let mut row_major = vec![0.0; self.data.len() / self.element.bytes];
-        let strides: Vec<usize> = (0..self.shape.len())
-            .map(|axis| self.shape[axis + 1..].iter().product())
-            .collect();
+        let strides: Vec<usize> = (0..self.shape.len()).map(|axis| self.shape[axis + 1..].iter().product()).collect();
         let mut index = vec![0; self.shape.len()];
         for element in stored {
             let place: usize = index.iter().zip(&strides).map(|(i, s)| i * s).sum();
@@ -205,11 +167,7 @@ pub fn scalar_str(value: Value<'_>) -> Option<String> {
     }
     let characters = bytes.chunks_exact(4).map(|c| {
         let bytes = [c[0], c[1], c[2], c[3]];
-        char::from_u32(if element.big_endian {
-            u32::from_be_bytes(bytes)
-        } else {
-            u32::from_le_bytes(bytes)
-        })
+        char::from_u32(if element.big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) })
     });
     let text: Option<String> = characters.collect();
     text.map(|text| text.trim_end_matches('\0').to_owned())
@@ -225,9 +183,7 @@ fn scalar(value: Value<'_>) -> Option<(ElementType, Cow<'_, [u8]>)> {
 }
 
 fn is_core(module: &str, part: &str) -> bool {
-    let inner = module
-        .strip_prefix("numpy.core.")
-        .or_else(|| module.strip_prefix("numpy._core."));
+    let inner = module.strip_prefix("numpy.core.").or_else(|| module.strip_prefix("numpy._core."));
     inner == Some(part)
 }
 
@@ -258,11 +214,7 @@ fn element_type(dtype: Value<'_>) -> Option<ElementType> {
         (ElementKind::Int | ElementKind::Unsigned, 1 | 2 | 4 | 8) => size,
         _ => return None,
     };
-    Some(ElementType {
-        kind,
-        bytes,
-        big_endian,
-    })
+    Some(ElementType { kind, bytes, big_endian })
 }
 
 fn dtype_name(dtype: Value<'_>) -> String {

@@ -80,18 +80,8 @@ impl Instruction<'_> {
     }
 }
 
-fn unexpected(
-    offset: usize,
-    opcode: &'static str,
-    expected: &'static str,
-    found: impl Into<String>,
-) -> PickleError {
-    PickleError::Unexpected {
-        offset,
-        opcode,
-        expected,
-        found: found.into(),
-    }
+fn unexpected(offset: usize, opcode: &'static str, expected: &'static str, found: impl Into<String>) -> PickleError {
+    PickleError::Unexpected { offset, opcode, expected, found: found.into() }
 }
 
 /// Walks over the opcodes of `data`.
@@ -105,12 +95,7 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub fn new(data: &'a [u8]) -> Self {
-        Reader {
-            data,
-            at: 0,
-            offset: 0,
-            name: "start",
-        }
+        Reader { data, at: 0, offset: 0, name: "start" }
     }
 
     /// Bytes read so far.
@@ -122,16 +107,9 @@ impl<'a> Reader<'a> {
         self.offset = self.at;
         self.name = "the next opcode";
         let code = self.array::<1>()?[0];
-        self.name = opcode_name(code).ok_or(PickleError::UnknownOpcode {
-            offset: self.offset,
-            byte: code,
-        })?;
+        self.name = opcode_name(code).ok_or(PickleError::UnknownOpcode { offset: self.offset, byte: code })?;
         let op = self.argument(code)?;
-        Ok(Instruction {
-            offset: self.offset,
-            name: self.name,
-            op,
-        })
+        Ok(Instruction { offset: self.offset, name: self.name, op })
     }
 
     fn argument(&mut self, code: u8) -> Result<Op<'a>, PickleError> {
@@ -220,10 +198,9 @@ impl<'a> Reader<'a> {
             }
             // `opcode_name` knows no others
             _ => {
-                return Err(self.bad(
-                    "all data inside the file",
-                    "an out-of-band buffer: pickle again without buffer_callback",
-                ));
+                return Err(
+                    self.bad("all data inside the file", "an out-of-band buffer: pickle again without buffer_callback")
+                );
             }
         })
     }
@@ -235,12 +212,7 @@ impl<'a> Reader<'a> {
     fn check_left(&self, needed: u64) -> Result<(), PickleError> {
         let available = (self.data.len() - self.at) as u64;
         if needed > available {
-            return Err(PickleError::Truncated {
-                offset: self.offset,
-                opcode: self.name,
-                needed,
-                available,
-            });
+            return Err(PickleError::Truncated { offset: self.offset, opcode: self.name, needed, available });
         }
         Ok(())
     }
@@ -276,9 +248,7 @@ impl<'a> Reader<'a> {
 
     fn number_line(&mut self, expected: &'static str) -> Result<&'a str, PickleError> {
         let line = self.line()?;
-        std::str::from_utf8(line)
-            .map(str::trim)
-            .map_err(|_| self.bad(expected, quote(line)))
+        std::str::from_utf8(line).map(str::trim).map_err(|_| self.bad(expected, quote(line)))
     }
 
     fn int_line(&mut self) -> Result<Op<'a>, PickleError> {
@@ -299,24 +269,17 @@ impl<'a> Reader<'a> {
             return Ok(Op::Int(value));
         }
         // Longer decimals would take quadratic time to convert, and nobody's weights or captions hold them.
-        digits
-            .parse()
-            .map(Op::WideInt)
-            .map_err(|_| self.bad("a decimal integer below 2^127", quote(digits.as_bytes())))
+        digits.parse().map(Op::WideInt).map_err(|_| self.bad("a decimal integer below 2^127", quote(digits.as_bytes())))
     }
 
     fn float_line(&mut self) -> Result<Op<'a>, PickleError> {
         let text = self.number_line("a decimal number")?;
-        text.parse()
-            .map(Op::Float)
-            .map_err(|_| self.bad("a decimal number", quote(text.as_bytes())))
+        text.parse().map(Op::Float).map_err(|_| self.bad("a decimal number", quote(text.as_bytes())))
     }
 
     fn index_line(&mut self) -> Result<u32, PickleError> {
         let text = self.number_line("a memo index")?;
-        let index = text
-            .parse()
-            .map_err(|_| self.bad("a memo index", quote(text.as_bytes())))?;
+        let index = text.parse().map_err(|_| self.bad("a memo index", quote(text.as_bytes())))?;
         self.memo_index(index)
     }
 

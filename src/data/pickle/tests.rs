@@ -13,12 +13,7 @@ fn show(value: Value<'_>, depth: usize) -> String {
     {
         return format!("bytes{bytes:?}");
     }
-    let list = |items: Items<'_>| {
-        items
-            .map(|v| show(v, depth - 1))
-            .collect::<Vec<_>>()
-            .join(" ")
-    };
+    let list = |items: Items<'_>| items.map(|v| show(v, depth - 1)).collect::<Vec<_>>().join(" ");
     match value.kind() {
         Kind::None => "None".into(),
         Kind::Bool(b) => b.to_string(),
@@ -32,9 +27,7 @@ fn show(value: Value<'_>, depth: usize) -> String {
         _ => match (value.items(), value.pairs()) {
             (Some(items), _) => format!("{{{}}}", list(items)),
             (None, Some(pairs)) => {
-                let each = pairs
-                    .iter()
-                    .map(|(k, v)| format!("{}:{}", show(*k, depth - 1), show(*v, depth - 1)));
+                let each = pairs.iter().map(|(k, v)| format!("{}:{}", show(*k, depth - 1), show(*v, depth - 1)));
                 format!("{{{}}}", each.collect::<Vec<_>>().join(" "))
             }
             (None, None) => value.describe(),
@@ -59,7 +52,8 @@ const MIXED: [&[u8]; 6] = [
 
 const NAMESPACE_P0: &[u8] = b"ccopy_reg\n_reconstructor\np0\n(cargparse\nNamespace\np1\nc__builtin__\nobject\np2\nNtp3\nRp4\n(dp5\nVlr\np6\nF3e-05\nsVname\np7\nVx\np8\nsVbetas\np9\n(F0.9\nF0.98\ntp10\nsb.";
 const NAMESPACE_P4: &[u8] = b"\x80\x04\x95W\x00\x00\x00\x00\x00\x00\x00\x8c\x08argparse\x94\x8c\tNamespace\x94\x93\x94)\x81\x94}\x94(\x8c\x02lr\x94G>\xffu\x10MU\x1di\x8c\x04name\x94\x8c\x01x\x94\x8c\x05betas\x94G?\xec\xcc\xcc\xcc\xcc\xcc\xcdG?\xef\\(\xf5\xc2\x8f\\\x86\x94ub.";
-const ORDERED_DICT_P2: &[u8] = b"\x80\x02ccollections\nOrderedDict\nq\x00)Rq\x01(X\x01\x00\x00\x00aq\x02K\x01X\x01\x00\x00\x00bq\x03K\x02u.";
+const ORDERED_DICT_P2: &[u8] =
+    b"\x80\x02ccollections\nOrderedDict\nq\x00)Rq\x01(X\x01\x00\x00\x00aq\x02K\x01X\x01\x00\x00\x00bq\x03K\x02u.";
 
 #[test]
 fn every_protocol_gives_the_same_values() {
@@ -69,11 +63,7 @@ fn every_protocol_gives_the_same_values() {
     let wide = "big[0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0]";
     for (protocol, data) in MIXED.iter().enumerate() {
         let big = if protocol < 2 { wide } else { short };
-        assert_eq!(
-            read(data),
-            expected.replace("BIG", big),
-            "protocol {protocol}"
-        );
+        assert_eq!(read(data), expected.replace("BIG", big), "protocol {protocol}");
     }
 }
 
@@ -120,53 +110,20 @@ fn deep_nesting_needs_no_stack() {
 fn errors_name_offset_opcode_and_expectation() {
     let cases: [(&[u8], &str); 15] = [
         (b"", "byte 0: the next opcode needs 1 more bytes but only 0"),
-        (
-            b"\x80\x04hello.",
-            "byte 2: BINGET expected a stored memo index, found 101",
-        ),
-        (
-            b"\x80\x09.",
-            "byte 0: PROTO expected a protocol of 0 to 5, found 9",
-        ),
+        (b"\x80\x04hello.", "byte 2: BINGET expected a stored memo index, found 101"),
+        (b"\x80\x09.", "byte 0: PROTO expected a protocol of 0 to 5, found 9"),
         (b"\x80\x04N", "byte 3: the next opcode needs 1 more bytes"),
-        (
-            b"X\xff\xff\xff\xffab",
-            "byte 0: BINUNICODE needs 4294967295 more bytes but only 2",
-        ),
-        (
-            b"\x8e\xff\xff\xff\xff\xff\xff\xff\xff.",
-            "BINBYTES8 needs 18446744073709551615 more",
-        ),
+        (b"X\xff\xff\xff\xffab", "byte 0: BINUNICODE needs 4294967295 more bytes but only 2"),
+        (b"\x8e\xff\xff\xff\xff\xff\xff\xff\xff.", "BINBYTES8 needs 18446744073709551615 more"),
         (b"\xff", "byte 0: 0xff is not a pickle opcode"),
-        (
-            b".",
-            "byte 0: STOP expected a value on the stack, found none",
-        ),
-        (
-            b"(.",
-            "byte 1: STOP expected a value on the stack, found none",
-        ),
-        (
-            b"K\x01K\x02a.",
-            "byte 4: APPEND expected a list below, found int 1",
-        ),
-        (
-            b"}(K\x01u.",
-            "byte 4: SETITEMS expected keys with values, found 1 values",
-        ),
-        (
-            b"cos\nsystem\nK\x01R.",
-            "REDUCE expected a tuple of arguments, found int 1",
-        ),
-        (
-            b"r\xff\xff\xff\xff.",
-            "LONG_BINPUT expected a memo index below the file's length, found 4294967295",
-        ),
+        (b".", "byte 0: STOP expected a value on the stack, found none"),
+        (b"(.", "byte 1: STOP expected a value on the stack, found none"),
+        (b"K\x01K\x02a.", "byte 4: APPEND expected a list below, found int 1"),
+        (b"}(K\x01u.", "byte 4: SETITEMS expected keys with values, found 1 values"),
+        (b"cos\nsystem\nK\x01R.", "REDUCE expected a tuple of arguments, found int 1"),
+        (b"r\xff\xff\xff\xff.", "LONG_BINPUT expected a memo index below the file's length, found 4294967295"),
         (b"\x97.", "NEXT_BUFFER expected all data inside the file"),
-        (
-            b"X\x01\x00\x00\x00\xff.",
-            "byte 0: BINUNICODE expected UTF-8 text",
-        ),
+        (b"X\x01\x00\x00\x00\xff.", "byte 0: BINUNICODE expected UTF-8 text"),
     ];
     for (data, expected) in cases {
         let error = Pickle::parse(data).unwrap_err().to_string();
@@ -197,16 +154,7 @@ fn streaming_gives_the_elements_of_every_protocol() {
 fn streaming_keeps_what_later_elements_share() {
     // ["ab", ("ab", [1]), the same tuple, then one APPENDS further the string, the tuple and a string]
     let data = b"\x80\x02](X\x02\x00\x00\x00abq\x00h\x00]K\x01a\x86q\x01h\x01e(h\x00h\x01X\x01\x00\x00\x00cq\x02e(h\x02h\x00e.";
-    let expected = [
-        "\"ab\"",
-        "(\"ab\" [1])",
-        "(\"ab\" [1])",
-        "\"ab\"",
-        "(\"ab\" [1])",
-        "\"c\"",
-        "\"c\"",
-        "\"ab\"",
-    ];
+    let expected = ["\"ab\"", "(\"ab\" [1])", "(\"ab\" [1])", "\"ab\"", "(\"ab\" [1])", "\"c\"", "\"c\"", "\"ab\""];
     assert_eq!(stream(data), (expected.map(String::from).to_vec(), None));
 }
 
@@ -224,10 +172,7 @@ fn streaming_refuses_what_is_no_list() {
         let error = stream(data).1.unwrap().to_string();
         assert!(error.contains("a list of records at the top"), "{error}");
     }
-    assert_eq!(
-        stream(b"(K\x01K\x02l."),
-        (vec!["1".into(), "2".into()], None)
-    );
+    assert_eq!(stream(b"(K\x01K\x02l."), (vec!["1".into(), "2".into()], None));
 }
 
 /// `numpy.float32(1.5)`, `numpy.int64(-7)`, `numpy.str_('é1')`, `numpy.float64(2.5)` of protocol 4, numpy 1.24.
@@ -272,9 +217,7 @@ fn numpy_arrays() {
 fn numpy_shapes_must_fit_their_data() {
     // the shape (2, 3) of the u1 array becomes (9, 3)
     let mut data = ARRAYS.to_vec();
-    let places: Vec<usize> = (0..data.len() - 3)
-        .filter(|&i| data[i..].starts_with(b"K\x02K\x03"))
-        .collect();
+    let places: Vec<usize> = (0..data.len() - 3).filter(|&i| data[i..].starts_with(b"K\x02K\x03")).collect();
     for place in places {
         data[place + 1] = 9;
     }
@@ -295,16 +238,15 @@ fn exercise(data: &[u8]) {
 }
 
 fn valid() -> impl Strategy<Value = Vec<u8>> {
-    let all: Vec<&'static [u8]> = MIXED
-        .into_iter()
-        .chain([NAMESPACE_P0, NAMESPACE_P4, ORDERED_DICT_P2, SCALARS, ARRAYS])
-        .collect();
+    let all: Vec<&'static [u8]> =
+        MIXED.into_iter().chain([NAMESPACE_P0, NAMESPACE_P4, ORDERED_DICT_P2, SCALARS, ARRAYS]).collect();
     prop::sample::select(all).prop_map(<[u8]>::to_vec)
 }
 
 /// Bytes that are mostly opcodes with short arguments.
 fn soup() -> impl Strategy<Value = Vec<u8>> {
-    let codes = b"(.012NK\x01JMabtesu]})}lqhrj\x80\x81\x85\x86\x87\x88\x8a\x8b\x8c\x8f\x90\x91\x92\x93\x94RQocX\x00\x00\x00\n";
+    let codes =
+        b"(.012NK\x01JMabtesu]})}lqhrj\x80\x81\x85\x86\x87\x88\x8a\x8b\x8c\x8f\x90\x91\x92\x93\x94RQocX\x00\x00\x00\n";
     prop::collection::vec(prop::sample::select(codes.to_vec()), 0..400)
 }
 

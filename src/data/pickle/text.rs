@@ -98,14 +98,8 @@ pub(super) fn quoted(raw: &[u8]) -> Option<Cow<'_, [u8]>> {
                 u8::from_str_radix(hex, 16).ok()?
             }
             b'0'..=b'7' => {
-                let more = rest
-                    .iter()
-                    .take(2)
-                    .take_while(|b| (b'0'..=b'7').contains(b))
-                    .count();
-                let octal = rest[..more]
-                    .iter()
-                    .fold(u32::from(escape - b'0'), |n, d| n * 8 + u32::from(d - b'0'));
+                let more = rest.iter().take(2).take_while(|b| (b'0'..=b'7').contains(b)).count();
+                let octal = rest[..more].iter().fold(u32::from(escape - b'0'), |n, d| n * 8 + u32::from(d - b'0'));
                 rest = &rest[more..];
                 octal as u8 // Python keeps the low byte
             }
@@ -149,10 +143,7 @@ mod tests {
     #[test]
     fn quoted_strings() {
         assert_eq!(quoted(b"'it'").unwrap().as_ref(), b"it");
-        assert_eq!(
-            quoted(br#""a\n\x41\101\\\q""#).unwrap().as_ref(),
-            b"a\nAA\\\\q"
-        );
+        assert_eq!(quoted(br#""a\n\x41\101\\\q""#).unwrap().as_ref(), b"a\nAA\\\\q");
         assert_eq!(quoted(b"'open"), None);
         assert_eq!(quoted(b"'"), None);
         assert_eq!(quoted(br"'\x4'"), None);

@@ -43,10 +43,7 @@ impl<'p> Value<'p> {
     }
 
     fn items_of(self, ids: &'p [Id]) -> Items<'p> {
-        Items {
-            nodes: self.nodes,
-            ids,
-        }
+        Items { nodes: self.nodes, ids }
     }
 
     fn node(self) -> &'p Node<'p> {
@@ -161,12 +158,10 @@ impl<'p> Value<'p> {
             Node::Tuple(ids) => Some(self.items_of(ids)),
             // `set([..])`, as protocols below 4 write it, and subclasses of list
             Node::Object(object) => match self.class()? {
-                ("__builtin__" | "builtins", "set" | "frozenset") => {
-                    match self.args()?.get(0)?.node() {
-                        Node::List(ids) => Some(self.items_of(ids)),
-                        _ => None,
-                    }
-                }
+                ("__builtin__" | "builtins", "set" | "frozenset") => match self.args()?.get(0)?.node() {
+                    Node::List(ids) => Some(self.items_of(ids)),
+                    _ => None,
+                },
                 _ if object.items.is_empty() => None,
                 _ => Some(self.items_of(&object.items)),
             },
@@ -200,12 +195,7 @@ impl<'p> Value<'p> {
             }
             _ => return None,
         };
-        Some(
-            stored
-                .iter()
-                .map(|&(key, value)| (self.at(key), self.at(value)))
-                .collect(),
-        )
+        Some(stored.iter().map(|&(key, value)| (self.at(key), self.at(value))).collect())
     }
 
     /// The entry of a dict or `OrderedDict` under a string key.
@@ -221,9 +211,7 @@ impl<'p> Value<'p> {
         let called = self.at(object.callable).global()?;
         match called {
             // `object.__reduce_ex__` of protocols 0 and 1, and of 2 when spelled out
-            ("copy_reg" | "copyreg", "_reconstructor" | "__newobj__") => {
-                self.at(object.args).items()?.get(0)?.global()
-            }
+            ("copy_reg" | "copyreg", "_reconstructor" | "__newobj__") => self.at(object.args).items()?.get(0)?.global(),
             _ => Some(called),
         }
     }
@@ -307,10 +295,7 @@ pub struct Items<'p> {
 impl<'p> Items<'p> {
     pub fn get(&self, index: usize) -> Option<Value<'p>> {
         let id = *self.ids.get(index)?;
-        Some(Value {
-            nodes: self.nodes,
-            id,
-        })
+        Some(Value { nodes: self.nodes, id })
     }
 }
 
@@ -320,10 +305,7 @@ impl<'p> Iterator for Items<'p> {
     fn next(&mut self) -> Option<Value<'p>> {
         let (&id, rest) = self.ids.split_first()?;
         self.ids = rest;
-        Some(Value {
-            nodes: self.nodes,
-            id,
-        })
+        Some(Value { nodes: self.nodes, id })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

@@ -81,9 +81,7 @@ impl Combination {
                 index
             })
         };
-        (0..COMBINATIONS)
-            .map(|number| Self(split(number)))
-            .collect()
+        (0..COMBINATIONS).map(|number| Self(split(number))).collect()
     }
 
     /// "a red square moves left slowly"

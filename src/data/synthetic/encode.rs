@@ -22,34 +22,17 @@ const X264_CRF: &str = "18";
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     #[error("video of {width} x {height} px at {fps} frames/s: expected even sizes and a rate above 0: {}", path.display())]
-    Shape {
-        path: PathBuf,
-        width: u32,
-        height: u32,
-        fps: f64,
-    },
+    Shape { path: PathBuf, width: u32, height: u32, fps: f64 },
     #[error("frame {frame} has {found} bytes, expected {expected}: {}", path.display())]
-    Frame {
-        path: PathBuf,
-        frame: i64,
-        found: usize,
-        expected: usize,
-    },
+    Frame { path: PathBuf, frame: i64, found: usize, expected: usize },
     #[error("expected a path in UTF-8 with a file name: {}", path.display())]
     Path { path: PathBuf },
     #[error("this FFmpeg has no encoder for H.264 or MPEG-4")]
     NoEncoder,
     #[error("cannot {action}: {source}: {}", path.display())]
-    Encode {
-        path: PathBuf,
-        action: &'static str,
-        source: ffmpeg::Error,
-    },
+    Encode { path: PathBuf, action: &'static str, source: ffmpeg::Error },
     #[error("cannot name the finished video: {source}: {}", path.display())]
-    Rename {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Rename { path: PathBuf, source: std::io::Error },
 }
 
 /// Encodes `frames`, each `[height, width, 3]` RGB bytes, as a video at `fps` frames/s; the container follows from
@@ -68,9 +51,7 @@ pub fn write_video<F: AsRef<[u8]>>(
     at(path, "start FFmpeg", ffmpeg::init())?;
     // Its encoders print a banner a file; what goes wrong is in the errors.
     ffmpeg::log::set_level(ffmpeg::log::Level::Quiet);
-    let codec = encoder::find_by_name(X264)
-        .or_else(|| encoder::find(codec::Id::MPEG4))
-        .ok_or(WriteError::NoEncoder)?;
+    let codec = encoder::find_by_name(X264).or_else(|| encoder::find(codec::Id::MPEG4)).ok_or(WriteError::NoEncoder)?;
     write_with(codec, path, width, height, fps, frames)
 }
 
@@ -84,18 +65,11 @@ fn write_with<F: AsRef<[u8]>>(
 ) -> Result<u64, WriteError> {
     let even = |size: u32| size > 0 && size.is_multiple_of(2);
     if !(even(width) && even(height) && fps > 0.0 && fps <= 600.0) {
-        return Err(WriteError::Shape {
-            path: path.to_owned(),
-            width,
-            height,
-            fps,
-        });
+        return Err(WriteError::Shape { path: path.to_owned(), width, height, fps });
     }
     // FFmpeg's binding takes UTF-8 only.
     let (Some(name), true) = (path.file_name(), path.to_str().is_some()) else {
-        return Err(WriteError::Path {
-            path: path.to_owned(),
-        });
+        return Err(WriteError::Path { path: path.to_owned() });
     };
     // Keeps the extension, which names the container.
     let mut unfinished = std::ffi::OsString::from(".unfinished-");
@@ -108,24 +82,13 @@ fn write_with<F: AsRef<[u8]>>(
             // What failed is reported; a file that cannot be removed either is only litter.
             let _ = std::fs::remove_file(&unfinished);
         })?;
-    std::fs::rename(&unfinished, path).map_err(|source| WriteError::Rename {
-        path: path.to_owned(),
-        source,
-    })?;
+    std::fs::rename(&unfinished, path).map_err(|source| WriteError::Rename { path: path.to_owned(), source })?;
     Ok(written)
 }
 
 /// Gives errors the action and the path.
-fn at<T>(
-    path: &Path,
-    action: &'static str,
-    result: Result<T, ffmpeg::Error>,
-) -> Result<T, WriteError> {
-    result.map_err(|source| WriteError::Encode {
-        path: path.to_owned(),
-        action,
-        source,
-    })
+fn at<T>(path: &Path, action: &'static str, result: Result<T, ffmpeg::Error>) -> Result<T, WriteError> {
+    result.map_err(|source| WriteError::Encode { path: path.to_owned(), action, source })
 }
 
 struct Writer {
@@ -142,13 +105,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(
-        codec: ffmpeg::Codec,
-        path: &Path,
-        width: u32,
-        height: u32,
-        fps: f64,
-    ) -> Result<Self, WriteError> {
+    fn new(codec: ffmpeg::Codec, path: &Path, width: u32, height: u32, fps: f64) -> Result<Self, WriteError> {
         let mut output = at(path, "create the file", format::output(path))?;
 
         let mut context = codec::context::Context::new_with_codec(codec);
@@ -165,11 +122,7 @@ impl Writer {
         video.set_gop(KEY_FRAME_EVERY);
         video.set_max_b_frames(0);
         let mut flags = codec::Flags::empty();
-        if output
-            .format()
-            .flags()
-            .contains(format::Flags::GLOBAL_HEADER)
-        {
+        if output.format().flags().contains(format::Flags::GLOBAL_HEADER) {
             flags |= codec::Flags::GLOBAL_HEADER;
         }
         let mut options = Dictionary::new();
@@ -206,10 +159,7 @@ impl Writer {
         })
     }
 
-    fn write_all<F: AsRef<[u8]>>(
-        mut self,
-        frames: impl IntoIterator<Item = F>,
-    ) -> Result<u64, WriteError> {
+    fn write_all<F: AsRef<[u8]>>(mut self, frames: impl IntoIterator<Item = F>) -> Result<u64, WriteError> {
         for frame in frames {
             self.write(frame.as_ref())?;
         }
@@ -239,11 +189,7 @@ impl Writer {
         let converted = self.scaler.run(&self.rgb, &mut self.yuv);
         at(&self.path, "convert a frame", converted)?;
         self.yuv.set_pts(Some(self.written));
-        at(
-            &self.path,
-            "encode a frame",
-            self.encoder.send_frame(&self.yuv),
-        )?;
+        at(&self.path, "encode a frame", self.encoder.send_frame(&self.yuv))?;
         self.written += 1;
         self.drain()
     }
@@ -255,10 +201,7 @@ impl Writer {
             packet.set_stream(self.stream);
             packet.set_duration(1);
             // Writing the header may have changed the stream's time base.
-            let time_base = self
-                .output
-                .stream(self.stream)
-                .map_or(self.time_base, |stream| stream.time_base());
+            let time_base = self.output.stream(self.stream).map_or(self.time_base, |stream| stream.time_base());
             packet.rescale_ts(self.time_base, time_base);
             let written = packet.write_interleaved(&mut self.output);
             at(&self.path, "write a packet", written)?;
@@ -269,11 +212,7 @@ impl Writer {
 
 /// `fps` as a fraction with a numerator that MPEG-4 can store (16 bit).
 fn frame_rate(fps: f64) -> Rational {
-    if fps.fract() == 0.0 {
-        Rational(fps as i32, 1)
-    } else {
-        Rational((fps * 100.0).round() as i32, 100).reduce()
-    }
+    if fps.fract() == 0.0 { Rational(fps as i32, 1) } else { Rational((fps * 100.0).round() as i32, 100).reduce() }
 }
 
 #[cfg(test)]
@@ -293,10 +232,7 @@ mod tests {
         let frames: Vec<Vec<u8>> = (0..20).map(frame).collect();
         ffmpeg::init().unwrap();
         let codec = encoder::find(codec::Id::MPEG4).unwrap();
-        assert_eq!(
-            write_with(codec, &path, 64, 64, 29.97, &frames).unwrap(),
-            20
-        );
+        assert_eq!(write_with(codec, &path, 64, 64, 29.97, &frames).unwrap(), 20);
 
         let mut video = VideoReader::open(&path).unwrap();
         assert_eq!((video.num_frames(), video.width()), (20, 64));
@@ -305,11 +241,7 @@ mod tests {
         let numbers: Vec<u64> = (0..20).collect();
         let whole = CropBox::full(64, 64);
         video.read(&numbers, whole, 64, false, &mut read).unwrap();
-        let difference: f64 = read
-            .iter()
-            .zip(frames.concat())
-            .map(|(a, b)| f64::from(a.abs_diff(b)))
-            .sum();
+        let difference: f64 = read.iter().zip(frames.concat()).map(|(a, b)| f64::from(a.abs_diff(b))).sum();
         let mean = difference / read.len() as f64;
         assert!(mean < 3.0, "{mean}");
     }

@@ -20,13 +20,7 @@ pub(super) struct Video {
 }
 
 impl Video {
-    pub fn plan(
-        config: &SyntheticConfig,
-        root: &Path,
-        split: Split,
-        number: usize,
-        combination: Combination,
-    ) -> Self {
+    pub fn plan(config: &SyntheticConfig, root: &Path, split: Split, number: usize, combination: Combination) -> Self {
         let name = format!("{}_{number:05}.{EXTENSION}", split.name());
         let frames = config.num_frames();
         let path = root.join(&name);
@@ -42,13 +36,7 @@ impl Video {
                 .map(|(begin, frames)| (path.join(format!("{begin}.{EXTENSION}")), frames))
                 .collect()
         };
-        Self {
-            split,
-            number,
-            combination,
-            name,
-            files,
-        }
+        Self { split, number, combination, name, files }
     }
 
     pub fn clip(&self, config: &SyntheticConfig) -> Clip {
@@ -73,9 +61,7 @@ impl Video {
                 let made = std::fs::create_dir_all(folder);
                 made.map_err(file_error(folder, "create the folder"))?;
             }
-            let times = frames
-                .clone()
-                .map(|frame| (frame as f32 + 0.5) / count as f32);
+            let times = frames.clone().map(|frame| (frame as f32 + 0.5) / count as f32);
             let pictures = scene.frames(config.size_px as usize, times);
             let (size, fps) = (config.size_px, f64::from(config.fps));
             write_video(path, size, size, fps, pictures)?;
@@ -92,16 +78,12 @@ pub(super) fn write_all(config: &SyntheticConfig, videos: &[Video]) -> Result<()
         while !stop.load(Ordering::Relaxed)
             && let Some(video) = videos.get(next.fetch_add(1, Ordering::Relaxed))
         {
-            video
-                .write(config)
-                .inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
+            video.write(config).inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
         }
         Ok(())
     };
     std::thread::scope(|scope| {
-        let helpers: Vec<_> = (1..threads.min(videos.len()))
-            .map(|_| scope.spawn(work))
-            .collect();
+        let helpers: Vec<_> = (1..threads.min(videos.len())).map(|_| scope.spawn(work)).collect();
         let mut result = work();
         for helper in helpers {
             match helper.join() {
@@ -117,8 +99,7 @@ pub(super) fn total_bytes(videos: &[Video]) -> Result<u64, SyntheticError> {
     let files = videos.iter().flat_map(|video| &video.files);
     files
         .map(|(path, _)| {
-            let metadata =
-                std::fs::metadata(path).map_err(file_error(path, "look at the video"))?;
+            let metadata = std::fs::metadata(path).map_err(file_error(path, "look at the video"))?;
             Ok(metadata.len())
         })
         .sum()

@@ -47,15 +47,7 @@ pub struct SyntheticConfig {
 
 impl Default for SyntheticConfig {
     fn default() -> Self {
-        Self {
-            clips: 512,
-            heldout: 96,
-            size_px: 96,
-            fps: 12,
-            seconds: 2.0,
-            chunk_s: 0.0,
-            seed: 0,
-        }
+        Self { clips: 512, heldout: 96, size_px: 96, fps: 12, seconds: 2.0, chunk_s: 0.0, seed: 0 }
     }
 }
 
@@ -63,17 +55,9 @@ impl Default for SyntheticConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum SyntheticError {
     #[error("synthetic videos, {field}: expected {expected}, found {found}")]
-    Setting {
-        field: &'static str,
-        expected: String,
-        found: String,
-    },
+    Setting { field: &'static str, expected: String, found: String },
     #[error("cannot {action}: {source}: {}", path.display())]
-    File {
-        path: PathBuf,
-        action: &'static str,
-        source: io::Error,
-    },
+    File { path: PathBuf, action: &'static str, source: io::Error },
     #[error(transparent)]
     Write(#[from] WriteError),
 }
@@ -150,10 +134,7 @@ pub fn generate(folder: &Path, config: &SyntheticConfig) -> Result<SyntheticSet,
     let videos: Vec<Video> = [(Split::Train, &train), (Split::Heldout, &heldout)]
         .into_iter()
         .flat_map(|(split, combinations)| {
-            combinations
-                .iter()
-                .enumerate()
-                .map(move |(number, combination)| (split, number, *combination))
+            combinations.iter().enumerate().map(move |(number, combination)| (split, number, *combination))
         })
         .map(|(split, number, combination)| Video::plan(config, &root, split, number, combination))
         .collect();
@@ -197,11 +178,7 @@ pub fn generate(folder: &Path, config: &SyntheticConfig) -> Result<SyntheticSet,
     set.reused = false;
     write_table(&set.train_csv, config, &videos, Split::Train)?;
     write_table(&set.heldout_csv, config, &videos, Split::Heldout)?;
-    let text = serde_json::to_vec_pretty(&Manifest {
-        version: VERSION,
-        config: config.clone(),
-        bytes: set.bytes,
-    });
+    let text = serde_json::to_vec_pretty(&Manifest { version: VERSION, config: config.clone(), bytes: set.bytes });
     let text = text.map_err(|error| file_error(&manifest, "describe the set")(error.into()))?;
     write_whole(&manifest, &text)?;
     Ok(set)
@@ -213,11 +190,7 @@ impl SyntheticConfig {
             if holds {
                 return Ok(());
             }
-            Err(SyntheticError::Setting {
-                field,
-                expected: expected.to_owned(),
-                found: found.to_string(),
-            })
+            Err(SyntheticError::Setting { field, expected: expected.to_owned(), found: found.to_string() })
         };
         let size = self.size_px;
         require(
@@ -251,19 +224,12 @@ impl SyntheticConfig {
         if self.chunk_s == 0.0 {
             Layout::Whole { extension }
         } else {
-            Layout::Chunked {
-                chunk_s: self.chunk_s,
-                extension,
-            }
+            Layout::Chunked { chunk_s: self.chunk_s, extension }
         }
     }
 }
 
 fn file_error(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> SyntheticError {
     let path = path.to_owned();
-    move |source| SyntheticError::File {
-        path,
-        action,
-        source,
-    }
+    move |source| SyntheticError::File { path, action, source }
 }

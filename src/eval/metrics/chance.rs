@@ -26,11 +26,7 @@ pub fn chance_mir<R: Copy + Into<f64> + Sync>(
     captions: usize,
 ) -> Result<MirScores, MetricError> {
     check_relevancy(rel, videos, captions)?;
-    let rel = Matrix {
-        values: rel,
-        videos,
-        captions,
-    };
+    let rel = Matrix { values: rel, videos, captions };
     let v2t = expected("video", "captions", &rel, Direction::VideoToText)?;
     let t2v = expected("caption", "videos", &rel, Direction::TextToVideo)?;
     Ok(MirScores::from_directions(v2t, t2v))
@@ -46,11 +42,7 @@ fn expected<R: Copy + Into<f64> + Sync>(
     let discounts = discounts(n);
     let harmonic: f64 = (1..=n).map(|r| 1.0 / r as f64).sum();
     let expected_ap = |sum: f64| {
-        let others = if n > 1 {
-            (sum - 1.0) / (n - 1) as f64
-        } else {
-            0.0
-        };
+        let others = if n > 1 { (sum - 1.0) / (n - 1) as f64 } else { 0.0 };
         (harmonic + (n as f64 - harmonic) * others) / n as f64
     };
     let scores = per_query(rel.queries(direction), |queries, out| {

@@ -51,38 +51,17 @@ pub(super) struct DirectionScores {
 ///
 /// # Source
 /// Damen et al. 2022 (EPIC-Kitchens-100), and the evaluation code of Wray et al. 2019 (JPoSE) that AVION and LaViLa use.
-pub fn mir<S, R>(
-    sim: &[S],
-    rel: &[R],
-    videos: usize,
-    captions: usize,
-) -> Result<MirScores, MetricError>
+pub fn mir<S, R>(sim: &[S], rel: &[R], videos: usize, captions: usize) -> Result<MirScores, MetricError>
 where
     S: Copy + Into<f64> + Sync,
     R: Copy + Into<f64> + Sync,
 {
     check_similarity(sim, videos, captions)?;
     check_relevancy(rel, videos, captions)?;
-    let sim = Matrix {
-        values: sim,
-        videos,
-        captions,
-    };
-    let rel = Matrix {
-        values: rel,
-        videos,
-        captions,
-    };
-    let v2t = mean(
-        "video",
-        "captions",
-        score(&sim, &rel, Direction::VideoToText),
-    )?;
-    let t2v = mean(
-        "caption",
-        "videos",
-        score(&sim, &rel, Direction::TextToVideo),
-    )?;
+    let sim = Matrix { values: sim, videos, captions };
+    let rel = Matrix { values: rel, videos, captions };
+    let v2t = mean("video", "captions", score(&sim, &rel, Direction::VideoToText))?;
+    let t2v = mean("caption", "videos", score(&sim, &rel, Direction::TextToVideo))?;
     Ok(MirScores::from_directions(v2t, t2v))
 }
 
@@ -106,9 +85,7 @@ impl MirScores {
 
 /// `1 / log2(rank + 1)` for ranks 1, 2, ..
 pub(super) fn discounts(ranks: usize) -> Vec<f64> {
-    (1..=ranks)
-        .map(|rank| 1.0 / ((rank + 1) as f64).log2())
-        .collect()
+    (1..=ranks).map(|rank| 1.0 / ((rank + 1) as f64).log2()).collect()
 }
 
 /// The largest DCG these relevancies allow. `positive` holds those above 0 and is sorted here.
@@ -118,11 +95,7 @@ pub(super) fn best_dcg(positive: &mut [f64], discounts: &[f64]) -> f64 {
 }
 
 /// Scores of every query, `None` for one without a match.
-fn score<S, R>(
-    sim: &Matrix<'_, S>,
-    rel: &Matrix<'_, R>,
-    direction: Direction,
-) -> Vec<Option<DirectionScores>>
+fn score<S, R>(sim: &Matrix<'_, S>, rel: &Matrix<'_, R>, direction: Direction) -> Vec<Option<DirectionScores>>
 where
     S: Copy + Into<f64> + Sync,
     R: Copy + Into<f64> + Sync,
@@ -134,21 +107,13 @@ where
         let (mut order, mut positive) = (Vec::new(), Vec::new());
         sim.gather(direction, queries.clone(), &mut sims);
         rel.gather(direction, queries, &mut rels);
-        for (sims, rels) in sims
-            .chunks_exact(items.max(1))
-            .zip(rels.chunks_exact(items.max(1)))
-        {
+        for (sims, rels) in sims.chunks_exact(items.max(1)).zip(rels.chunks_exact(items.max(1))) {
             positive.clear();
             positive.extend(rels.iter().copied().filter(|&r| r > 0.0));
             rank_descending(sims, &mut order);
             out.push(average_precision(&order, rels).map(|(map, textbook_map)| {
                 let dcg = dcg(&order, rels, &discounts[..positive.len()]);
-                DirectionScores {
-                    map,
-                    textbook_map,
-                    ndcg: dcg / best_dcg(&mut positive, &discounts),
-                    unmatched: 0,
-                }
+                DirectionScores { map, textbook_map, ndcg: dcg / best_dcg(&mut positive, &discounts), unmatched: 0 }
             }));
         }
     })
@@ -189,9 +154,7 @@ pub(super) fn mean(
     if matched == 0 {
         return Err(MetricError::NoMatches { query, items });
     }
-    let mean = |part: fn(&DirectionScores) -> f64| {
-        scores.iter().flatten().map(part).sum::<f64>() / matched as f64
-    };
+    let mean = |part: fn(&DirectionScores) -> f64| scores.iter().flatten().map(part).sum::<f64>() / matched as f64;
     Ok(DirectionScores {
         map: mean(|s| s.map),
         textbook_map: mean(|s| s.textbook_map),

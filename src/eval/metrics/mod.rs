@@ -24,96 +24,44 @@ pub enum MetricError {
         "{matrix} matrix has {found} entries, expected {videos} videos x {captions} captions = {}",
         .videos * .captions
     )]
-    WrongSize {
-        matrix: &'static str,
-        found: usize,
-        videos: usize,
-        captions: usize,
-    },
+    WrongSize { matrix: &'static str, found: usize, videos: usize, captions: usize },
     #[error(
         "similarity of video {video} and caption {caption} is {value}: the features are not finite, so nothing can be ranked"
     )]
-    NotFinite {
-        video: usize,
-        caption: usize,
-        value: f64,
-    },
-    #[error(
-        "relevancy of video {video} and caption {caption} is {value}, expected a number in [0, 1]"
-    )]
-    BadRelevancy {
-        video: usize,
-        caption: usize,
-        value: f64,
-    },
-    #[error(
-        "ground truth names caption {caption} for video {video}, but there are {captions} captions"
-    )]
-    UnknownCaption {
-        video: usize,
-        caption: usize,
-        captions: usize,
-    },
+    NotFinite { video: usize, caption: usize, value: f64 },
+    #[error("relevancy of video {video} and caption {caption} is {value}, expected a number in [0, 1]")]
+    BadRelevancy { video: usize, caption: usize, value: f64 },
+    #[error("ground truth names caption {caption} for video {video}, but there are {captions} captions")]
+    UnknownCaption { video: usize, caption: usize, captions: usize },
     #[error("ground truth covers {found} videos, expected {videos} (captions: {captions})")]
-    WrongTruth {
-        found: usize,
-        videos: usize,
-        captions: usize,
-    },
+    WrongTruth { found: usize, videos: usize, captions: usize },
     #[error("no {query} has a match among the {items} it is compared with: nothing to average")]
-    NoMatches {
-        query: &'static str,
-        items: &'static str,
-    },
+    NoMatches { query: &'static str, items: &'static str },
 }
 
 /// Checks the size of a similarity matrix and that each entry is finite.
-fn check_similarity<S: Copy + Into<f64>>(
-    sim: &[S],
-    videos: usize,
-    captions: usize,
-) -> Result<(), MetricError> {
+fn check_similarity<S: Copy + Into<f64>>(sim: &[S], videos: usize, captions: usize) -> Result<(), MetricError> {
     check_size("similarity", sim.len(), videos, captions)?;
     match sim.iter().position(|&s| !s.into().is_finite()) {
-        Some(at) => Err(MetricError::NotFinite {
-            video: at / captions,
-            caption: at % captions,
-            value: sim[at].into(),
-        }),
+        Some(at) => Err(MetricError::NotFinite { video: at / captions, caption: at % captions, value: sim[at].into() }),
         None => Ok(()),
     }
 }
 
 /// Checks the size of a relevancy matrix and that each entry lies in `[0, 1]`.
-fn check_relevancy<R: Copy + Into<f64>>(
-    rel: &[R],
-    videos: usize,
-    captions: usize,
-) -> Result<(), MetricError> {
+fn check_relevancy<R: Copy + Into<f64>>(rel: &[R], videos: usize, captions: usize) -> Result<(), MetricError> {
     check_size("relevancy", rel.len(), videos, captions)?;
     match rel.iter().position(|&r| !(0.0..=1.0).contains(&r.into())) {
-        Some(at) => Err(MetricError::BadRelevancy {
-            video: at / captions,
-            caption: at % captions,
-            value: rel[at].into(),
-        }),
+        Some(at) => {
+            Err(MetricError::BadRelevancy { video: at / captions, caption: at % captions, value: rel[at].into() })
+        }
         None => Ok(()),
     }
 }
 
-fn check_size(
-    matrix: &'static str,
-    found: usize,
-    videos: usize,
-    captions: usize,
-) -> Result<(), MetricError> {
+fn check_size(matrix: &'static str, found: usize, videos: usize, captions: usize) -> Result<(), MetricError> {
     if videos.checked_mul(captions) == Some(found) {
         return Ok(());
     }
-    Err(MetricError::WrongSize {
-        matrix,
-        found,
-        videos,
-        captions,
-    })
+    Err(MetricError::WrongSize { matrix, found, videos, captions })
 }

@@ -54,10 +54,7 @@ impl<T: Copy + Into<f64>> Matrix<'_, T> {
 }
 
 /// Runs `score` on blocks of queries on all cores; results come in the order of the queries.
-pub(super) fn per_query<T: Send>(
-    queries: usize,
-    score: impl Fn(Range<usize>, &mut Vec<T>) + Sync,
-) -> Vec<T> {
+pub(super) fn per_query<T: Send>(queries: usize, score: impl Fn(Range<usize>, &mut Vec<T>) + Sync) -> Vec<T> {
     const BLOCK: usize = 16; // f32 in a cache line, f64 in two neighbours
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     let share = queries.div_ceil(threads).next_multiple_of(BLOCK).max(BLOCK);
@@ -87,12 +84,7 @@ pub(super) fn per_query<T: Send>(
 /// Item indices by descending score, equal scores by ascending index. `keyed` is scratch space.
 pub(super) fn rank_descending(scores: &[f64], keyed: &mut Vec<(u64, u32)>) {
     keyed.clear();
-    keyed.extend(
-        scores
-            .iter()
-            .zip(0u32..)
-            .map(|(&score, item)| (descending_key(score), item)),
-    );
+    keyed.extend(scores.iter().zip(0u32..).map(|(&score, item)| (descending_key(score), item)));
     keyed.sort_unstable(); // no two entries are equal, so this is as good as stable
 }
 
@@ -127,11 +119,7 @@ mod tests {
     #[test]
     fn columns_are_gathered_like_rows_of_the_transpose() {
         let values: Vec<f32> = (0..15).map(|v| v as f32).collect();
-        let matrix = Matrix {
-            values: &values,
-            videos: 3,
-            captions: 5,
-        };
+        let matrix = Matrix { values: &values, videos: 3, captions: 5 };
         let mut rows = Vec::new();
         matrix.gather(Direction::TextToVideo, 1..3, &mut rows);
         assert_eq!(rows, [1.0, 6.0, 11.0, 2.0, 7.0, 12.0]);

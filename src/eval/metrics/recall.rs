@@ -86,23 +86,12 @@ pub fn recall_at<S: Copy + Into<f64>>(
 }
 
 /// With no right pair at all, both directions are empty.
-pub(super) const NO_PAIRS: MetricError = MetricError::NoMatches {
-    query: "video",
-    items: "captions",
-};
+pub(super) const NO_PAIRS: MetricError = MetricError::NoMatches { query: "video", items: "captions" };
 
 impl GroundTruth<'_> {
     /// Distinct right pairs `(video, caption)`, checked against the matrix.
-    pub(super) fn pairs(
-        self,
-        videos: usize,
-        captions: usize,
-    ) -> Result<Vec<(usize, usize)>, MetricError> {
-        let wrong = |found| MetricError::WrongTruth {
-            found,
-            videos,
-            captions,
-        };
+    pub(super) fn pairs(self, videos: usize, captions: usize) -> Result<Vec<(usize, usize)>, MetricError> {
+        let wrong = |found| MetricError::WrongTruth { found, videos, captions };
         match self {
             Self::Diagonal if videos == captions => Ok((0..videos).map(|i| (i, i)).collect()),
             Self::Diagonal => Err(wrong(captions)),
@@ -116,11 +105,7 @@ impl GroundTruth<'_> {
                 pairs.sort_unstable();
                 pairs.dedup();
                 match pairs.iter().find(|&&(_, caption)| caption >= captions) {
-                    Some(&(video, caption)) => Err(MetricError::UnknownCaption {
-                        video,
-                        caption,
-                        captions,
-                    }),
+                    Some(&(video, caption)) => Err(MetricError::UnknownCaption { video, caption, captions }),
                     None => Ok(pairs),
                 }
             }
@@ -130,12 +115,8 @@ impl GroundTruth<'_> {
 
 /// Sorted ranks of the queries that have something right.
 fn matched(ranks: &[i64], best: &[f64]) -> Vec<i64> {
-    let mut ranks: Vec<i64> = ranks
-        .iter()
-        .zip(best)
-        .filter(|(_, best)| best.is_finite())
-        .map(|(&rank, _)| rank)
-        .collect();
+    let mut ranks: Vec<i64> =
+        ranks.iter().zip(best).filter(|(_, best)| best.is_finite()).map(|(&rank, _)| rank).collect();
     ranks.sort_unstable();
     ranks
 }

@@ -13,11 +13,7 @@ pub(super) struct Axis {
 impl Axis {
     /// Widened to round numbers.
     pub fn linear(least: f64, largest: f64, ticks: usize) -> Self {
-        let pad = if largest > least {
-            0.0
-        } else {
-            largest.abs().max(1e-9) / 2.0
-        };
+        let pad = if largest > least { 0.0 } else { largest.abs().max(1e-9) / 2.0 };
         let (least, largest) = (least - pad, largest + pad);
         let step = round_step((largest - least) / ticks as f64);
         let from = (least / step + 1e-9).floor();
@@ -26,9 +22,7 @@ impl Axis {
             from: from * step,
             to: to * step,
             log: false,
-            ticks: (0..=(to - from) as u32)
-                .map(|i| (from + f64::from(i)) * step)
-                .collect(),
+            ticks: (0..=(to - from) as u32).map(|i| (from + f64::from(i)) * step).collect(),
             step,
         }
     }
@@ -41,10 +35,7 @@ impl Axis {
             from,
             to,
             log: false,
-            ticks: (0..)
-                .map(|i| (first + f64::from(i)) * step)
-                .take_while(|&tick| tick <= to)
-                .collect(),
+            ticks: (0..).map(|i| (first + f64::from(i)) * step).take_while(|&tick| tick <= to).collect(),
             step,
         }
     }
@@ -60,10 +51,7 @@ impl Axis {
             .flat_map(|decade| parts.iter().map(move |part| part * 10f64.powi(decade)))
             .collect();
         let from = ticks.iter().rposition(|&t| t <= least).unwrap_or(0);
-        let to = ticks
-            .iter()
-            .position(|&t| t >= largest && t > ticks[from])
-            .unwrap_or(ticks.len() - 1);
+        let to = ticks.iter().position(|&t| t >= largest && t > ticks[from]).unwrap_or(ticks.len() - 1);
         ticks = ticks[from..=to].to_vec();
         let crowd = ticks.len().div_ceil(6);
         Self {

@@ -46,19 +46,11 @@ const TICKS: usize = 5;
 
 impl<'a> Series<'a> {
     pub fn noisy(name: &'a str, points: Vec<(f64, f64)>) -> Self {
-        Self {
-            name,
-            points,
-            noisy: true,
-        }
+        Self { name, points, noisy: true }
     }
 
     pub fn exact(name: &'a str, points: Vec<(f64, f64)>) -> Self {
-        Self {
-            name,
-            points,
-            noisy: false,
-        }
+        Self { name, points, noisy: false }
     }
 
     fn finite(&self) -> impl Iterator<Item = f64> + '_ {
@@ -68,16 +60,8 @@ impl<'a> Series<'a> {
 
 impl Chart<'_> {
     pub fn render(&self, page: &mut String) {
-        let lost: usize = self
-            .series
-            .iter()
-            .map(|s| s.points.len() - s.finite().count())
-            .sum();
-        let _ = write!(
-            page,
-            "<figure class=\"chart\"><figcaption>{}",
-            escape(self.title)
-        );
+        let lost: usize = self.series.iter().map(|s| s.points.len() - s.finite().count()).sum();
+        let _ = write!(page, "<figure class=\"chart\"><figcaption>{}", escape(self.title));
         match &self.series[..] {
             [only] => {
                 if let Some(value) = only.finite().last() {
@@ -87,10 +71,7 @@ impl Chart<'_> {
             several => {
                 for (index, series) in several.iter().enumerate() {
                     let name = escape(series.name);
-                    let _ = write!(
-                        page,
-                        " <span class=\"name\"><i class=\"key s{index}\"></i>{name}</span>"
-                    );
+                    let _ = write!(page, " <span class=\"name\"><i class=\"key s{index}\"></i>{name}</span>");
                 }
             }
         }
@@ -125,10 +106,7 @@ impl Chart<'_> {
             Scale::Log => Axis::log(least, largest),
         };
         let last = steps.fold(0.0, f64::max);
-        Some(Frame {
-            x: Axis::exact(0.0, last.max(1.0), 6),
-            y,
-        })
+        Some(Frame { x: Axis::exact(0.0, last.max(1.0), 6), y })
     }
 
     fn draw(&self, frame: &Frame, page: &mut String) {
@@ -157,10 +135,7 @@ impl Chart<'_> {
                 short(tick, frame.x.step)
             );
         }
-        let _ = writeln!(
-            page,
-            "<path class=\"axis\" d=\"M{LEFT} {bottom}H{right}\"/>"
-        );
+        let _ = writeln!(page, "<path class=\"axis\" d=\"M{LEFT} {bottom}H{right}\"/>");
         for (index, series) in self.series.iter().enumerate() {
             series.draw(index, frame, page);
         }
@@ -216,10 +191,7 @@ impl Series<'_> {
             match run {
                 [only] => {
                     let (x, y) = (frame.x(only.0), frame.y(only.1));
-                    let _ = writeln!(
-                        page,
-                        "<circle class=\"dot s{index}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\"/>"
-                    );
+                    let _ = writeln!(page, "<circle class=\"dot s{index}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\"/>");
                 }
                 run => path("line", index, frame, run.iter().copied(), page),
             }
@@ -231,13 +203,7 @@ impl Series<'_> {
     }
 }
 
-fn path(
-    class: &str,
-    index: usize,
-    frame: &Frame,
-    points: impl Iterator<Item = (f64, f64)>,
-    page: &mut String,
-) {
+fn path(class: &str, index: usize, frame: &Frame, points: impl Iterator<Item = (f64, f64)>, page: &mut String) {
     let mut d = String::new();
     for (step, value) in points {
         let letter = if d.is_empty() { 'M' } else { 'L' };

@@ -18,23 +18,11 @@ pub(super) fn render(records: &[Record], page: &mut String) {
     let curve = |value: fn(&StepRecord) -> f64| -> Vec<(f64, f64)> {
         steps.iter().map(|s| (s.step as f64, value(s))).collect()
     };
-    let noisy = |title, value, scale| Chart {
-        title,
-        series: vec![Series::noisy("", curve(value))],
-        scale,
-    };
-    let smooth = |title, value, scale| Chart {
-        title,
-        series: vec![Series::exact("", curve(value))],
-        scale,
-    };
+    let noisy = |title, value, scale| Chart { title, series: vec![Series::noisy("", curve(value))], scale };
+    let smooth = |title, value, scale| Chart { title, series: vec![Series::exact("", curve(value))], scale };
     let mut charts = vec![
         noisy("loss", |s| s.loss, Scale::Fit),
-        noisy(
-            "right matches within the batch",
-            |s| s.accuracy,
-            Scale::Share,
-        ),
+        noisy("right matches within the batch", |s| s.accuracy, Scale::Share),
         smooth("learning rate", |s| s.lr, Scale::FromZero),
         noisy("gradient norm before clipping", |s| s.grad_norm, Scale::Log),
         noisy("clips per second", |s| s.clips_per_s, Scale::FromZero),
@@ -43,15 +31,8 @@ pub(super) fn render(records: &[Record], page: &mut String) {
     if steps.iter().all(|s| s.accuracy.is_nan()) {
         charts.remove(1); // not every task has matches to count
     }
-    if steps
-        .iter()
-        .any(|s| s.logit_scale != last.logit_scale && s.logit_scale.is_finite())
-    {
-        charts.push(smooth(
-            "1 / temperature",
-            |s| s.logit_scale.exp(),
-            Scale::Fit,
-        ));
+    if steps.iter().any(|s| s.logit_scale != last.logit_scale && s.logit_scale.is_finite()) {
+        charts.push(smooth("1 / temperature", |s| s.logit_scale.exp(), Scale::Fit));
     }
     // An evaluation between the first and the last is a curve; those two alone are in the table of scores.
     charts.extend(eval_charts(records));
@@ -70,12 +51,8 @@ pub(super) fn render(records: &[Record], page: &mut String) {
 
 /// One chart per evaluation set that was scored more than twice.
 fn eval_charts(records: &[Record]) -> Vec<Chart<'_>> {
-    const SHOWN: [(&str, &str); 4] = [
-        ("map_avg", "mAP"),
-        ("ndcg_avg", "nDCG"),
-        ("t2v_r1", "caption → clip R@1"),
-        ("v2t_r1", "clip → caption R@1"),
-    ];
+    const SHOWN: [(&str, &str); 4] =
+        [("map_avg", "mAP"), ("ndcg_avg", "nDCG"), ("t2v_r1", "caption → clip R@1"), ("v2t_r1", "clip → caption R@1")];
     let mut sets = BTreeMap::<&str, Vec<_>>::new();
     for record in records {
         if let Record::Eval(eval) = record {
@@ -89,10 +66,8 @@ fn eval_charts(records: &[Record]) -> Vec<Chart<'_>> {
             series: SHOWN
                 .iter()
                 .filter_map(|&(key, name)| {
-                    let points: Vec<(f64, f64)> = evals
-                        .iter()
-                        .filter_map(|e| Some((e.step as f64, *e.scores.get(key)?)))
-                        .collect();
+                    let points: Vec<(f64, f64)> =
+                        evals.iter().filter_map(|e| Some((e.step as f64, *e.scores.get(key)?))).collect();
                     (!points.is_empty()).then(|| Series::exact(name, points))
                 })
                 .collect(),

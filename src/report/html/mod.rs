@@ -60,10 +60,7 @@ pub struct BadSamples {
 
 impl Fact {
     pub fn new(name: impl Into<String>, value: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            value: value.into(),
-        }
+        Self { name: name.into(), value: value.into() }
     }
 }
 
@@ -78,10 +75,7 @@ impl ReportData {
         };
         Self {
             title: title.to_owned(),
-            facts: vec![
-                Fact::new("device", &results.device),
-                Fact::new("duration", seconds(results.seconds)),
-            ],
+            facts: vec![Fact::new("device", &results.device), Fact::new("duration", seconds(results.seconds))],
             tables: vec![EvalTable {
                 set: String::new(),
                 rows: vec![
@@ -138,11 +132,7 @@ impl BadSamples {
         page.push_str("<section>\n<h2>Samples</h2>\n");
         let share = self.skipped as f64 / self.samples.max(1) as f64;
         let _ = match self.skipped {
-            0 => writeln!(
-                page,
-                "<p>All {} samples could be read.</p>",
-                thousands(self.samples)
-            ),
+            0 => writeln!(page, "<p>All {} samples could be read.</p>", thousands(self.samples)),
             skipped => writeln!(
                 page,
                 "<p><strong class=\"wrong\">{} of {} samples could not be read</strong> ({}) and were skipped.</p>",
@@ -219,8 +209,7 @@ fn thousands(number: u64) -> String {
 }
 
 fn seconds(s: f64) -> String {
-    std::time::Duration::try_from_secs_f64(s)
-        .map_or_else(|_| "–".to_owned(), super::progress::format_duration)
+    std::time::Duration::try_from_secs_f64(s).map_or_else(|_| "–".to_owned(), super::progress::format_duration)
 }
 
 #[cfg(test)]

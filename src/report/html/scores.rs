@@ -81,19 +81,11 @@ fn bars(row: &ScoreRow) -> String {
     let mut out = String::from("<div class=\"bars\">");
     for (class, share) in [("after", row.after), ("before", row.before)] {
         if let Some(share) = share {
-            let _ = write!(
-                out,
-                "<div class=\"bar {class}\" style=\"width:{:.2}%\"></div>",
-                width(share)
-            );
+            let _ = write!(out, "<div class=\"bar {class}\" style=\"width:{:.2}%\"></div>", width(share));
         }
     }
     if let Some(chance) = row.chance {
-        let _ = write!(
-            out,
-            "<div class=\"mark\" style=\"left:{:.2}%\"></div>",
-            width(chance)
-        );
+        let _ = write!(out, "<div class=\"mark\" style=\"left:{:.2}%\"></div>", width(chance));
     }
     out.push_str("</div>");
     out

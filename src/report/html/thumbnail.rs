@@ -25,16 +25,8 @@ impl Thumbnail {
         let mut jpeg = Vec::new();
         jpeg_encoder::Encoder::new(&mut jpeg, Self::QUALITY)
             .encode(rgb, w, h, jpeg_encoder::ColorType::Rgb)
-            .map_err(|error| ReportError::Encode {
-                width,
-                height,
-                reason: error.to_string(),
-            })?;
-        Ok(Self {
-            data_uri: format!("data:image/jpeg;base64,{}", STANDARD.encode(jpeg)),
-            width,
-            height,
-        })
+            .map_err(|error| ReportError::Encode { width, height, reason: error.to_string() })?;
+        Ok(Self { data_uri: format!("data:image/jpeg;base64,{}", STANDARD.encode(jpeg)), width, height })
     }
 
     pub(super) fn render(&self, description: &str) -> String {

@@ -69,9 +69,7 @@ impl Path {
             Motion::Circle => Self::Circle {
                 radius: rng.random_range(0.2..0.26),
                 begin: rng.random_range(0.0..TAU),
-                turns: sign
-                    * if fast { FAST_TURNS } else { SLOW_TURNS }
-                    * rng.random_range(0.9..1.1),
+                turns: sign * if fast { FAST_TURNS } else { SLOW_TURNS } * rng.random_range(0.9..1.1),
             },
             Motion::ZigZag => Self::ZigZag {
                 way: sign * way,
@@ -85,20 +83,13 @@ impl Path {
     fn at(self, time: f32) -> [f32; 2] {
         match self {
             Self::Line { way } => way.map(|way| way * time),
-            Self::Circle {
-                radius,
-                begin,
-                turns,
-            } => {
+            Self::Circle { radius, begin, turns } => {
                 let (sin, cos) = (begin + TAU * turns * time).sin_cos();
                 [radius * cos, radius * sin]
             }
-            Self::ZigZag {
-                way,
-                height,
-                zigzags,
-                begin,
-            } => [way * time, height * triangle_wave(begin + zigzags * time)],
+            Self::ZigZag { way, height, zigzags, begin } => {
+                [way * time, height * triangle_wave(begin + zigzags * time)]
+            }
         }
     }
 
@@ -125,9 +116,7 @@ impl Scene {
     pub fn draw(combination: Combination, rng: &mut ChaCha8Rng) -> Self {
         let Combination([colour, shape, motion, speed]) = combination;
         let brightness = rng.random_range(0.92..1.06);
-        let colour = COLOURS[colour]
-            .1
-            .map(|value| value * brightness + rng.random_range(-8.0..8.0));
+        let colour = COLOURS[colour].1.map(|value| value * brightness + rng.random_range(-8.0..8.0));
         let radius = rng.random_range(0.13..0.18);
         let path = Path::draw(MOTIONS[motion].1, SPEEDS[speed].1, rng);
         let [low, high] = path.bounds();
@@ -148,11 +137,7 @@ impl Scene {
     }
 
     /// The picture at each of `times` (shares of the clip): `[size, size, 3]` RGB bytes.
-    pub fn frames(
-        &self,
-        size: usize,
-        times: impl Iterator<Item = f32>,
-    ) -> impl Iterator<Item = Vec<u8>> {
+    pub fn frames(&self, size: usize, times: impl Iterator<Item = f32>) -> impl Iterator<Item = Vec<u8>> {
         let background = self.background.render(size);
         times.map(move |time| self.render(&background, size, time))
     }
@@ -237,18 +222,12 @@ impl Background {
     const GRAIN: usize = 1021; // prime, so that rows do not line up
 
     fn draw(rng: &mut ChaCha8Rng) -> Self {
-        let mut values = |count: usize, size: f32| -> Vec<f32> {
-            (0..count).map(|_| rng.random_range(-size..size)).collect()
-        };
+        let mut values =
+            |count: usize, size: f32| -> Vec<f32> { (0..count).map(|_| rng.random_range(-size..size)).collect() };
         let patches = values(Self::PATCHES * Self::PATCHES, 14.0);
         let grain = values(Self::GRAIN, 4.0);
         let shade = values(2, 22.0);
-        Self {
-            grey: rng.random_range(45.0..115.0),
-            shade: [shade[0], shade[1]],
-            patches,
-            grain,
-        }
+        Self { grey: rng.random_range(45.0..115.0), shade: [shade[0], shade[1]], patches, grain }
     }
 
     /// `[size, size, 3]`, values that fit a byte.

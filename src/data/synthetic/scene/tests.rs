@@ -9,30 +9,22 @@ fn index<T: PartialEq>(values: &[(&str, T)], name: &str) -> usize {
 }
 
 fn scene(shape: &str, motion: &str, speed: &str, seed: u64) -> Scene {
-    let combination = Combination([
-        index(&COLOURS, "white"),
-        index(&SHAPES, shape),
-        index(&MOTIONS, motion),
-        index(&SPEEDS, speed),
-    ]);
+    let combination =
+        Combination([index(&COLOURS, "white"), index(&SHAPES, shape), index(&MOTIONS, motion), index(&SPEEDS, speed)]);
     Scene::draw(combination, &mut keyed(seed, 0, 0, Purpose::Synthetic))
 }
 
 /// Middle of the pixels that are brighter than any background, as shares of the side, and their number.
 fn white(frame: &[u8]) -> ([f32; 2], usize) {
     let bright: Vec<usize> = (0..SIZE * SIZE).filter(|i| frame[i * 3] > 200).collect();
-    let mean = |f: fn(usize) -> usize| {
-        bright.iter().map(|i| f(*i) as f32).sum::<f32>() / (bright.len() * SIZE) as f32
-    };
+    let mean = |f: fn(usize) -> usize| bright.iter().map(|i| f(*i) as f32).sum::<f32>() / (bright.len() * SIZE) as f32;
     ([mean(|i| i % SIZE), mean(|i| i / SIZE)], bright.len())
 }
 
 /// The shape's place in the four frames that evaluation takes.
 fn four(scene: &Scene) -> Vec<[f32; 2]> {
     let times = [0.125, 0.375, 0.625, 0.875];
-    let places = scene
-        .frames(SIZE, times.into_iter())
-        .map(|frame| white(&frame));
+    let places = scene.frames(SIZE, times.into_iter()).map(|frame| white(&frame));
     places
         .map(|(place, pixels)| {
             assert!(pixels > 30, "{pixels}");
@@ -44,19 +36,11 @@ fn four(scene: &Scene) -> Vec<[f32; 2]> {
 #[test]
 fn straight_motions_go_their_way() {
     for seed in 0..5 {
-        for (motion, axis, sign) in [
-            ("left", 0, -1.0),
-            ("right", 0, 1.0),
-            ("up", 1, -1.0),
-            ("down", 1, 1.0),
-        ] {
+        for (motion, axis, sign) in [("left", 0, -1.0), ("right", 0, 1.0), ("up", 1, -1.0), ("down", 1, 1.0)] {
             let ways = ["slowly", "quickly"].map(|speed| {
                 let places = four(&scene("square", motion, speed, seed));
                 for pair in places.windows(2) {
-                    assert!(
-                        sign * (pair[1][axis] - pair[0][axis]) > 0.03,
-                        "{motion} {places:?}"
-                    );
+                    assert!(sign * (pair[1][axis] - pair[0][axis]) > 0.03, "{motion} {places:?}");
                     assert!((pair[1][1 - axis] - pair[0][1 - axis]).abs() < 0.02);
                 }
                 (places[3][axis] - places[0][axis]).abs()
@@ -79,27 +63,17 @@ fn bent_motions_bend() {
             [turn(0), turn(1)]
         };
         let [first, second] = cross(&four(&scene("circle", "in a circle", "quickly", seed)));
-        assert!(
-            first * second > 0.0 && first.abs() > 0.02,
-            "{first} {second}"
-        );
+        assert!(first * second > 0.0 && first.abs() > 0.02, "{first} {second}");
         let [first, second] = cross(&four(&scene("circle", "in a zigzag", "quickly", seed)));
-        assert!(
-            first * second < 0.0 && first.abs() > 0.02,
-            "{first} {second}"
-        );
+        assert!(first * second < 0.0 && first.abs() > 0.02, "{first} {second}");
     }
 }
 
 #[test]
 fn every_shape_stays_in_the_picture() {
     for number in 0..COMBINATIONS {
-        let combination = Combination([
-            0,
-            number % SHAPES.len(),
-            number / SHAPES.len() % MOTIONS.len(),
-            number % SPEEDS.len(),
-        ]);
+        let combination =
+            Combination([0, number % SHAPES.len(), number / SHAPES.len() % MOTIONS.len(), number % SPEEDS.len()]);
         let rng = &mut keyed(number as u64, 0, 0, Purpose::Synthetic);
         let scene = Scene::draw(combination, rng);
         for step in 0..=40 {
@@ -127,14 +101,9 @@ fn shapes_have_the_area_they_should() {
     for (shape, area) in areas {
         let cells = 400;
         let at = |i: usize| (i as f32 + 0.5) / cells as f32 * 2.4 - 1.2;
-        let inside = (0..cells * cells)
-            .filter(|i| shape.distance([at(i % cells), at(i / cells)]) < 0.0)
-            .count();
+        let inside = (0..cells * cells).filter(|i| shape.distance([at(i % cells), at(i / cells)]) < 0.0).count();
         let found = inside as f32 * (2.4 / cells as f32).powi(2);
-        assert!(
-            (found - area).abs() < 0.01 * area,
-            "{shape:?} {found} {area}"
-        );
+        assert!((found - area).abs() < 0.01 * area, "{shape:?} {found} {area}");
     }
 }
 

@@ -1,0 +1,129 @@
+//! The command line: what can be asked, in words. No logic.
+
+use crate::device::BackendChoice;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Train video-language models on one machine.
+#[derive(Debug, Parser)]
+#[command(name = "avion", version, about, long_about = LONG, after_long_help = EXIT_CODES, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    /// Say more: -v for what is being done, -vv for every detail. `RUST_LOG` overrides both.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+}
+
+const LONG: &str = "Train video-language models on one machine.\n\n\
+    A recipe (a TOML file, or the name of a built-in one) says everything about a run: model, data, optimizer, length. \
+    `avion demo` shows the whole in a few minutes on any computer; `avion config --list` explains every setting.";
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 loss or gradient not finite, \
+    130 interrupted after a checkpoint.";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train as a recipe says; goes on by itself where an earlier run in the same folder stopped.
+    Train(TrainArgs),
+    /// Score a checkpoint or a weight file on the evaluation sets of a recipe.
+    Eval(EvalArgs),
+    /// Train a tiny model on generated videos of moving shapes, and show what it learned.
+    Demo(DemoArgs),
+    /// List CUDA devices and graphics adapters, check the kernels on each, say which one would be taken.
+    Devices(DevicesArgs),
+    /// Print a recipe with everything filled in, or explain every setting.
+    Config(ConfigArgs),
+}
+
+/// Which recipe, and what to change in it.
+#[derive(Debug, Args)]
+pub struct RecipeArgs {
+    /// Recipe file, or the name of a built-in recipe (`demo`, `ego4d-vitb16`).
+    #[arg(long, value_name = "FILE|NAME")]
+    pub config: String,
+    /// Change a setting, e.g. `--set optim.lr=1e-4` or `--set data.train.0.root=/data/ego4d`. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+}
+
+/// Where to compute.
+#[derive(Debug, Args)]
+pub struct DeviceArgs {
+    /// `auto` takes CUDA, then a GPU through wgpu, then software Vulkan.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub backend: BackendChoice,
+    /// Number of the device within the backend, as `avion devices` lists it.
+    #[arg(long, value_name = "N")]
+    pub device: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Folder for checkpoints, logs and the report [default: runs/<name of the recipe>].
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Go on from this run or checkpoint instead of what the output folder holds.
+    #[arg(long, value_name = "PATH")]
+    pub resume: Option<PathBuf>,
+    /// Start over: delete the checkpoints in the output folder.
+    #[arg(long, conflicts_with = "resume")]
+    pub fresh: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// A run folder (its best checkpoint), a checkpoint folder, or a weight file (.safetensors, .pt, .pth).
+    #[arg(long, value_name = "PATH")]
+    pub checkpoint: PathBuf,
+    /// Recipe file or built-in name; needed for weight files, else the checkpoint's own is used.
+    #[arg(long, value_name = "FILE|NAME")]
+    pub config: Option<String>,
+    /// Change a setting, e.g. `--set data.eval.0.root=/data/ek100`. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Print the scores as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Folder for the generated videos, checkpoints, logs and the report.
+    #[arg(long, value_name = "DIR", default_value = "runs/demo")]
+    pub output: PathBuf,
+    /// Change a setting of the demo's recipe. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct DevicesArgs {
+    /// Print the list as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// Recipe file or built-in name; without it, the defaults.
+    #[arg(value_name = "FILE|NAME")]
+    pub config: Option<String>,
+    /// Change a setting first. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Explain every setting: type, default, meaning.
+    #[arg(long)]
+    pub list: bool,
+    /// Also check the recipe (paths, ranges, memory) as `train` would.
+    #[arg(long)]
+    pub check: bool,
+}

@@ -1,0 +1,63 @@
+//! `avion demo`: generated videos, a tiny model, and what it learned.
+
+use super::train::{finish, run_on, toml_string};
+use super::{choose, load};
+use crate::cli::DemoArgs;
+use crate::report::{Results, Scores};
+use crate::train::RunOptions;
+use anyhow::Result;
+
+#[cfg(feature = "video")]
+pub(super) fn run(args: DemoArgs) -> Result<u8> {
+    use crate::data::synthetic::{SyntheticConfig, generate};
+    let data = args.output.join("data");
+    let set = generate(&data, &SyntheticConfig::default())?;
+    let made = if set.reused { "found" } else { "generated" };
+    eprintln!(
+        "{made} {} training and {} held-out videos ({:.1} MB) in {}",
+        set.train.len(),
+        set.heldout.len(),
+        set.bytes as f64 / 1e6,
+        data.display()
+    );
+    let path = |path: &std::path::Path| toml_string(&path.display().to_string());
+    let mut overrides = vec![
+        format!("train.output={}", path(&args.output)),
+        format!("data.train.0.annotations={}", path(&set.train_csv)),
+        format!("data.train.0.root={}", path(&set.root)),
+        format!("data.eval.0.annotations={}", path(&set.heldout_csv)),
+        format!("data.eval.0.root={}", path(&set.root)),
+    ];
+    overrides.extend(args.overrides);
+    let resolved = load("demo", &overrides)?;
+    super::check(&resolved)?;
+    let chosen = choose(&args.device)?;
+    let outcome = run_on(&chosen, &resolved, &RunOptions::default());
+    let finished = matches!(outcome, Ok(crate::train::Outcome::Finished { .. }));
+    let code = finish(outcome)?;
+    if finished {
+        print(&Results::read(&args.output.join("results.json"))?);
+    }
+    Ok(code)
+}
+
+#[cfg(not(feature = "video"))]
+pub(super) fn run(_: DemoArgs) -> Result<u8> {
+    anyhow::bail!("this avion was built without FFmpeg; build it with the feature `video` to generate and read videos")
+}
+
+fn print(results: &Results) {
+    println!("\nretrieval on held-out combinations of colour, shape, motion and speed, in per cent");
+    println!("{:<24}{:>9}{:>9}{:>9}", "", "chance", "before", "after");
+    let rows: [(&str, fn(&Scores) -> f64); 4] = [
+        ("text to video R@1", |s| s.t2v_r1),
+        ("video to text R@1", |s| s.v2t_r1),
+        ("mAP", |s| s.map),
+        ("nDCG", |s| s.ndcg),
+    ];
+    for (name, score) in rows {
+        let [chance, before, after] = [&results.chance, &results.before, &results.after].map(|s| score(s) * 100.0);
+        println!("{name:<24}{chance:>9.2}{before:>9.2}{after:>9.2}");
+    }
+    println!("{:.0} s on {}", results.seconds, results.device);
+}

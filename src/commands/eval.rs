@@ -1,0 +1,90 @@
+//! `avion eval`.
+
+use super::{check, choose, load, on_target};
+use crate::checkpoint::{self, LoadOptions, Pick, load_into, read_weights};
+use crate::cli::EvalArgs;
+use crate::config::{Recipe, Resolved};
+use crate::eval::Evaluation;
+use crate::eval::retrieval::EvalSet;
+use crate::model::{ClipShape, init};
+use crate::task::{ContrastiveTask, Task};
+use crate::train::compute_dtype;
+use anyhow::{Context, Result, bail};
+use std::path::PathBuf;
+
+pub(super) fn run(args: EvalArgs) -> Result<u8> {
+    let (weights, own_recipe) = find(&args)?;
+    let resolved: Resolved = match (&args.config, own_recipe) {
+        (Some(config), _) => load(config, &args.overrides)?,
+        (None, Some(text)) => {
+            let source = format!("recipe of {}", weights.display());
+            Recipe::from_toml(&text, &source, &args.overrides)?
+        }
+        (None, None) => bail!("{} is a weight file: say which model it is with --config", weights.display()),
+    };
+    check(&resolved)?;
+    let recipe = &resolved.recipe;
+    if recipe.data.eval.is_empty() {
+        bail!(
+            "the recipe has no [[data.eval]] set; add one with --set data.eval.0.annotations=... and data.eval.0.root=..."
+        );
+    }
+    let specs = init::specs(&ClipShape::of(recipe));
+    let expected: Vec<_> = specs.iter().map(|spec| (spec.name.clone(), spec.shape.clone())).collect();
+    let (tensors, report) = load_into(&expected, read_weights(&weights)?, LoadOptions { projections: true })?;
+    eprintln!("{}: {report}", weights.display());
+    let mut values = init::values(&specs, recipe.seed);
+    for (spec, value) in specs.iter().zip(&mut values) {
+        if let Some(tensor) = tensors.get(&spec.name) {
+            *value = tensor.to_f32().map_err(anyhow::Error::msg).with_context(|| spec.name.clone())?;
+        }
+    }
+    let sets = recipe.data.eval.iter().map(EvalSet::load).collect::<Result<Vec<_>, _>>()?;
+    let chosen = choose(&args.device)?;
+    let evaluations = on_target!(&chosen.target, R, device => {
+        let dtype = compute_dtype::<R>(recipe.train.precision, device)?;
+        ContrastiveTask::<R>::new(recipe, &values, dtype, device, sets).evaluate()?
+    });
+    for evaluation in &evaluations {
+        print(evaluation, args.json);
+    }
+    Ok(0)
+}
+
+/// The weights that `--checkpoint` means, and the recipe beside them when there is one.
+fn find(args: &EvalArgs) -> Result<(PathBuf, Option<String>)> {
+    if args.checkpoint.is_file() {
+        return Ok((args.checkpoint.clone(), None));
+    }
+    let (folder, skipped) = checkpoint::locate(&args.checkpoint, Pick::Best)?;
+    for one in skipped {
+        tracing::warn!("passed over a damaged checkpoint: {one}");
+    }
+    let recipe = folder.join("recipe.toml");
+    let text = std::fs::read_to_string(&recipe).with_context(|| format!("cannot read {}", recipe.display()))?;
+    Ok((folder, Some(text)))
+}
+
+fn print(evaluation: &Evaluation, json: bool) {
+    if json {
+        let value = serde_json::json!({
+            "set": evaluation.set,
+            "videos": evaluation.videos,
+            "unreadable": evaluation.unreadable,
+            "seconds": evaluation.seconds,
+            "scores": evaluation.scores,
+            "chance": evaluation.chance,
+        });
+        println!("{value}");
+        return;
+    }
+    println!(
+        "{}: {} clips, {} unreadable, {:.1} s",
+        evaluation.set, evaluation.videos, evaluation.unreadable, evaluation.seconds
+    );
+    println!("  {:<22}{:>9}{:>9}", "", "score", "chance");
+    for (name, score) in &evaluation.scores {
+        let chance = evaluation.chance.get(name).map_or(String::new(), |c| format!("{:.2}", c * 100.0));
+        println!("  {name:<22}{:>9.2}{chance:>9}", score * 100.0);
+    }
+}

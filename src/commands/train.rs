@@ -1,0 +1,49 @@
+//! `avion train`.
+
+use super::{INTERRUPTED, check, choose, load, on_target};
+use crate::cli::TrainArgs;
+use crate::config::Resolved;
+use crate::device::Chosen;
+use crate::train::{self, Outcome, RunOptions, TrainError};
+use anyhow::Result;
+
+pub(super) fn run(args: TrainArgs) -> Result<u8> {
+    let mut overrides = args.recipe.overrides.clone();
+    if let Some(output) = &args.output {
+        overrides.push(format!("train.output={}", toml_string(&output.display().to_string())));
+    }
+    let resolved = load(&args.recipe.config, &overrides)?;
+    check(&resolved)?;
+    let chosen = choose(&args.device)?;
+    let options = RunOptions { resume: args.resume, fresh: args.fresh };
+    finish(run_on(&chosen, &resolved, &options))
+}
+
+/// Trains on whatever device was chosen.
+pub(super) fn run_on(chosen: &Chosen, resolved: &Resolved, options: &RunOptions) -> Result<Outcome, TrainError> {
+    on_target!(&chosen.target, R, device => train::run::<R>(resolved, device, &chosen.info, options))
+}
+
+/// Says how a run ended, as text and as an exit code.
+pub(super) fn finish(outcome: Result<Outcome, TrainError>) -> Result<u8> {
+    match outcome {
+        Ok(Outcome::Finished { report }) => {
+            println!("report: {}", report.display());
+            Ok(0)
+        }
+        Ok(Outcome::Interrupted { checkpoint }) => {
+            eprintln!("interrupted; everything is in {}: the same command goes on from there", checkpoint.display());
+            Ok(INTERRUPTED)
+        }
+        Err(error) => {
+            let code = error.exit_code();
+            super::print_error(&error.into());
+            Ok(code)
+        }
+    }
+}
+
+/// `text` as a TOML string.
+pub(super) fn toml_string(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}

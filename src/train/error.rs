@@ -1,0 +1,73 @@
+//! Why a run stopped.
+
+use crate::checkpoint::CheckpointError;
+use crate::config::ConfigError;
+use crate::data::annotations::AnnotationError;
+use crate::data::loader::LoaderError;
+use crate::device::DeviceError;
+use crate::eval::EvalError;
+use crate::fs::WriteError;
+use crate::report::ReportError;
+use avion_kernels::KernelError;
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Annotation(#[from] AnnotationError),
+    #[error(transparent)]
+    Loader(#[from] LoaderError),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error(
+        "{source}; the run can be resumed from its last checkpoint. If memory ran out, lower train.micro_batch \
+             (same result, less memory) or set train.recompute = \"blocks\""
+    )]
+    Device {
+        #[from]
+        source: DeviceError,
+    },
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error(
+        "loss or gradient was not finite in {steps} steps in a row, up to step {step} (loss {loss}, gradient norm \
+         {grad_norm}); the weights are those of step {last_good}, in {}. Lower optim.lr, set optim.clip_grad_norm, or \
+         look at the clips of these steps", checkpoint.display()
+    )]
+    NotFinite { steps: u64, step: u64, last_good: u64, loss: f32, grad_norm: f32, checkpoint: PathBuf },
+    #[error(
+        "{} was made with another recipe: {differences}. Use the recipe it was made with, another --output, or --fresh \
+         to start over", checkpoint.display()
+    )]
+    OtherRecipe { checkpoint: PathBuf, differences: String },
+    #[error("{}: {what}; the checkpoint belongs to another model", checkpoint.display())]
+    OtherModel { checkpoint: PathBuf, what: String },
+    #[error(
+        "train.precision = \"bf16\" needs a device that computes in bf16, and {device} does not; use \"auto\" or \"f32\""
+    )]
+    Precision { device: String },
+    #[error("data.train is empty: a recipe needs at least one [[data.train]] set")]
+    NoTrainingData,
+    #[error("cannot remove {}: {source}", path.display())]
+    Remove { path: PathBuf, source: std::io::Error },
+    #[error("cannot watch for SIGTERM and SIGINT: {source}")]
+    Signals { source: std::io::Error },
+}
+
+impl TrainError {
+    /// The process's exit code for this error.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            TrainError::NotFinite { .. } => 3,
+            _ => 1,
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The end of a run: `report.html` and `results.json`.
+
+use super::TrainError;
+use crate::config::Resolved;
+use crate::device::DeviceInfo;
+use crate::eval::{Evaluation, Example};
+use crate::report::{BadSamples, ClipCard, EvalTable, Fact, Match, Record, ReportData, Results, ScoreRow, Scores};
+use burn::tensor::DType;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+pub(super) struct Facts<'a> {
+    pub resolved: &'a Resolved,
+    pub info: &'a DeviceInfo,
+    pub dtype: DType,
+    pub trained_s: f64,
+    pub wall_s: f64,
+    pub bad: BadSamples,
+}
+
+/// Scores shown, with their names for people.
+const SHOWN: [(&str, &str); 11] = [
+    ("t2v_r1", "text to video R@1"),
+    ("v2t_r1", "video to text R@1"),
+    ("t2v_r5", "text to video R@5"),
+    ("v2t_r5", "video to text R@5"),
+    ("map_avg", "mAP"),
+    ("ndcg_avg", "nDCG"),
+    ("map_v2t", "mAP, video to text"),
+    ("map_t2v", "mAP, text to video"),
+    ("ndcg_v2t", "nDCG, video to text"),
+    ("ndcg_t2v", "nDCG, text to video"),
+    ("textbook_map_avg", "mAP, textbook"),
+];
+
+/// Writes both files; returns the report's path.
+pub(super) fn write(
+    folder: &Path,
+    facts: &Facts,
+    history: Vec<Record>,
+    evaluations: &[Evaluation],
+) -> Result<PathBuf, TrainError> {
+    let tables: Vec<EvalTable> = evaluations.iter().map(|e| table(e, before(&history, &e.set))).collect();
+    if let Some(results) = evaluations.iter().find_map(|e| results(e, before(&history, &e.set), facts)) {
+        results.write(&folder.join("results.json"))?;
+    }
+    let recipe = &facts.resolved.recipe;
+    let data = ReportData {
+        title: recipe.name.clone(),
+        subtitle: format!("{:?} training of {:?} on {}", recipe.task, recipe.model.size, facts.info.name),
+        facts: vec![
+            Fact::new("device", facts.info.name.clone()),
+            Fact::new("precision", facts.dtype.name()),
+            Fact::new("recipe", facts.resolved.source.clone()),
+            Fact::new("batch", format!("{} clips, {} at once", recipe.train.batch_size, recipe.train.clips_at_once())),
+            Fact::new("training time", duration(facts.trained_s)),
+            Fact::new("wall time of this run", duration(facts.wall_s)),
+            Fact::new("avion", env!("CARGO_PKG_VERSION")),
+        ],
+        tables,
+        records: history,
+        searches: Vec::new(),
+        clips: evaluations.iter().flat_map(|e| e.examples.iter().map(card)).collect(),
+        bad_samples: facts.bad.clone(),
+    };
+    let report = folder.join("report.html");
+    data.write(&report)?;
+    Ok(report)
+}
+
+/// The scores of a set before the first step.
+fn before<'a>(history: &'a [Record], set: &str) -> Option<&'a BTreeMap<String, f64>> {
+    history.iter().find_map(|record| match record {
+        Record::Eval(eval) if eval.step == 0 && eval.set == set => Some(&eval.scores),
+        _ => None,
+    })
+}
+
+fn table(evaluation: &Evaluation, before: Option<&BTreeMap<String, f64>>) -> EvalTable {
+    let row = |(key, name): &(&str, &str)| {
+        let after = evaluation.scores.get(*key)?;
+        Some(ScoreRow {
+            name: (*name).into(),
+            chance: evaluation.chance.get(*key).copied(),
+            before: before.and_then(|scores| scores.get(*key)).copied(),
+            after: Some(*after),
+        })
+    };
+    EvalTable { set: evaluation.set.clone(), rows: SHOWN.iter().filter_map(row).collect() }
+}
+
+/// For sets scored by recall that were scored before training too.
+fn results(evaluation: &Evaluation, before: Option<&BTreeMap<String, f64>>, facts: &Facts) -> Option<Results> {
+    let scores = |by_name: &BTreeMap<String, f64>| {
+        let score = |key: &str| by_name.get(key).copied();
+        Some(Scores {
+            t2v_r1: score("t2v_r1")?,
+            v2t_r1: score("v2t_r1")?,
+            map: score("map_avg")?,
+            ndcg: score("ndcg_avg")?,
+        })
+    };
+    Some(Results {
+        chance: scores(&evaluation.chance)?,
+        before: scores(before?)?,
+        after: scores(&evaluation.scores)?,
+        seconds: facts.wall_s,
+        device: facts.info.name.clone(),
+    })
+}
+
+fn card(example: &Example) -> ClipCard {
+    let matches = example.matches.iter().map(|(caption, similarity, right)| Match {
+        caption: caption.to_string(),
+        similarity: *similarity,
+        right: *right,
+    });
+    ClipCard {
+        frames: example.frames.clone(),
+        caption: example.caption.to_string(),
+        rank: example.rank,
+        candidates: example.candidates,
+        matches: matches.collect(),
+    }
+}
+
+fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..60 => format!("{seconds:.1} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
+}

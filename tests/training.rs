@@ -1,0 +1,236 @@
+//! Training end to end on generated clips: updates equal PyTorch's, chunks equal the whole, a resumed run equals one that
+//! was never stopped, numbers that are not finite stop the run, foreign checkpoints are refused.
+#![cfg(all(feature = "wgpu", feature = "video"))]
+
+mod common;
+
+use avion::checkpoint::{self, Pick};
+use avion::config::recipe::{Activation, Normalization, OptimConfig, Recompute};
+use avion::config::{Recipe, Resolved};
+use avion::data::loader::{ClipBatch, Loader};
+use avion::data::sampler::Position;
+use avion::data::synthetic::{SyntheticConfig, SyntheticSet, generate};
+use avion::device::{self, BackendChoice, Chosen, Target};
+use avion::loss::contrastive::contrastive;
+use avion::model::tower::Pass;
+use avion::model::{Clip, ClipShape, TowerShape, init, shape::pixel_norm};
+use avion::ops::tensor::{Ad, T};
+use avion::optim::Optimizer;
+use avion::report::{Record, read_metrics};
+use avion::task::{ContrastiveTask, Task};
+use avion::train::{self, Outcome, RunOptions, TrainError};
+use burn::tensor::{DType, Tensor};
+use common::{Fixture, assert_close};
+use cubecl::wgpu::{WgpuDevice, WgpuRuntime as R};
+use std::path::Path;
+
+/// AdamW over the whole model, five steps, against PyTorch in f64; `clipped` also learns and clamps the temperature.
+fn adamw_case(variant: &str, clip_norm: f64, learn_temperature: bool, steps: &[usize]) {
+    let (weights, inputs, expected) = (Fixture::open("weights"), Fixture::open("inputs"), Fixture::open("adamw"));
+    let tower = |width, heads, eps| TowerShape { width, layers: 2, heads, eps };
+    let shape = ClipShape {
+        image_px: 32,
+        patch_px: 8,
+        frames: 3,
+        vision: tower(64, 2, 1e-6),
+        text: tower(32, 1, 1e-5),
+        vocabulary: 300,
+        context: 16,
+        embed: 24,
+        activation: Activation::Gelu,
+        pixels: pixel_norm(Normalization::Avion),
+        temperature: 0.07,
+        learn_temperature,
+        drop_path: vec![0.0; 2],
+    };
+    let values: Vec<Vec<f32>> = init::specs(&shape).iter().map(|spec| weights.f32(&spec.name)).collect();
+    let clip = Clip::<R>::new(shape, &values, DType::F32, &WgpuDevice::default());
+    let config = OptimConfig { lr: 3e-3, weight_decay: 0.01, clip_grad_norm: clip_norm, ..OptimConfig::default() };
+    let mut optimizer = Optimizer::new(&config, &clip.params, None);
+    let (pixels, tokens, lengths) = (inputs.u8("frames"), inputs.i32("tokens"), inputs.i32("lengths"));
+    let ends: Vec<usize> = lengths.iter().map(|l| *l as usize - 1).collect();
+    let (losses, norms) = (expected.f32(&format!("{variant}.losses")), expected.f32(&format!("{variant}.grad_norms")));
+    for step in 1..=5 {
+        clip.params.clear_gradients();
+        let pass = Pass { recompute: Recompute::None, drop_path: None };
+        let video = clip.encode_video(clip.anchor(true), clip.upload_frames(&pixels, 5), pass);
+        let text = clip.encode_text(clip.anchor(true), clip.upload_captions(&tokens, 16, &ends), pass);
+        let out = contrastive::<R>(video.clone().inner(), text.clone().inner(), clip.logit_scale.value());
+        if learn_temperature {
+            clip.logit_scale.accumulate(out.d_logit_scale);
+        }
+        let lift = |g: T<R, 2>| Tensor::<Ad<R>, 2>::from_inner(g);
+        ((video * lift(out.d_video)).sum() + (text * lift(out.d_text)).sum()).backward();
+        optimizer.step(&clip.params, 3e-3, step as u32).unwrap();
+        let stats = optimizer.stats(&clip.params).unwrap();
+        let loss: Vec<f32> = out.loss.into_data().to_vec().unwrap();
+        assert_close("loss", &loss, &losses[step - 1..step], 1e-4);
+        assert_close("norm", &[stats.grad_norm], &norms[step - 1..step], 1e-4);
+        if steps.contains(&step) {
+            let values = clip.params.read(clip.params.values()).unwrap();
+            for (spec, value) in clip.params.specs().iter().zip(&values) {
+                let reference = expected.f32(&format!("{variant}.step.{step}.{}", spec.name));
+                let sampled: Vec<f32> = match reference.len() == value.len() {
+                    true => value.clone(),
+                    false => value.iter().step_by(61).copied().collect(),
+                };
+                let third = sampled.len() / 3;
+                let key_bias = third..2 * third;
+                for (i, (got, want)) in sampled.iter().zip(&reference).enumerate() {
+                    // The key bias has gradient 0, so AdamW divides rounding noise by its own size.
+                    let noise = spec.name.ends_with("in_proj_bias") && key_bias.contains(&i);
+                    let error = (got - want).abs();
+                    assert!(noise || error < 0.02 * 3e-3, "{variant} step {step} {} [{i}]: {got} {want}", spec.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn adamw_equals_pytorch() {
+    adamw_case("plain", 0.0, false, &[1, 2, 5]);
+}
+
+#[test]
+fn clipped_adamw_with_learned_temperature_equals_pytorch() {
+    adamw_case("clipped", 1.0, true, &[5]);
+}
+
+fn clips(folder: &Path) -> SyntheticSet {
+    let config = SyntheticConfig { clips: 20, heldout: 8, size_px: 48, seconds: 1.0, ..SyntheticConfig::default() };
+    generate(folder, &config).unwrap()
+}
+
+/// The demo's recipe on a few clips, made small enough for a software driver.
+fn recipe(set: &SyntheticSet, output: &Path, more: &[&str]) -> Resolved {
+    let mut overrides = vec![
+        format!("train.output={:?}", output.display().to_string()),
+        format!("data.train.0.annotations={:?}", set.train_csv.display().to_string()),
+        format!("data.train.0.root={:?}", set.root.display().to_string()),
+        format!("data.eval.0.annotations={:?}", set.heldout_csv.display().to_string()),
+        format!("data.eval.0.root={:?}", set.root.display().to_string()),
+    ];
+    let small = [
+        "train.batch_size=4",
+        "train.epochs=2",
+        "train.log_every=1",
+        "model.frames=2",
+        "data.crop_scale=[0.6, 1.0]",
+        "model.drop_path=0.2",
+        "eval.before_training=false",
+        "eval.every_epochs=0",
+        "eval.batch_size=4",
+    ];
+    overrides.extend(small.iter().chain(more).map(|s| s.to_string()));
+    Recipe::load("demo", &overrides).unwrap()
+}
+
+fn adapter() -> (WgpuDevice, Chosen) {
+    let chosen = device::choose(BackendChoice::Wgpu, None).unwrap();
+    match &chosen.target {
+        Target::Wgpu(device) => (device.clone(), chosen),
+        #[allow(unreachable_patterns, reason = "one backend may be all there is")]
+        other => panic!("asked for wgpu, got {other:?}"),
+    }
+}
+
+fn run(resolved: &Resolved, options: RunOptions) -> Result<Outcome, TrainError> {
+    let (device, chosen) = adapter();
+    train::run::<R>(resolved, &device, &chosen.info, &options)
+}
+
+#[test]
+fn a_resumed_run_equals_an_uninterrupted_one_to_the_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = clips(&folder.path().join("data"));
+    let whole = recipe(&set, &folder.path().join("whole"), &[]);
+    assert!(matches!(run(&whole, RunOptions::default()).unwrap(), Outcome::Finished { .. }));
+
+    // Stopped in the middle of the first epoch and of the second; log, checkpoint and chunk settings may differ.
+    let parts = folder.path().join("parts");
+    for (steps, more) in [(3, "train.checkpoint_every=2"), (7, "train.recompute=blocks"), (10, "data.workers=1")] {
+        let part = recipe(&set, &parts, &[&format!("train.max_steps={steps}"), more]);
+        run(&part, RunOptions::default()).unwrap();
+    }
+    let read = |name: &str| {
+        let (path, skipped) = checkpoint::locate(&folder.path().join(name), Pick::Latest).unwrap();
+        assert!(skipped.is_empty());
+        checkpoint::read(&path).unwrap()
+    };
+    let (a, b) = (read("whole"), read("parts"));
+    assert_eq!(a.manifest.state.step, 10);
+    assert_eq!(b.manifest.state.step, 10);
+    assert_eq!(a.weights, b.weights, "weights");
+    assert_eq!(a.optimizer, b.optimizer, "moments");
+
+    let losses = |name: &str| -> Vec<(u64, f64)> {
+        let records = read_metrics(&folder.path().join(name).join("metrics.jsonl")).unwrap();
+        let step = |record| match record {
+            Record::Step(step) => Some((step.step, step.loss)),
+            Record::Eval(_) => None,
+        };
+        records.into_iter().filter_map(step).collect()
+    };
+    assert_eq!(losses("whole").len(), 10);
+    assert_eq!(losses("whole"), losses("parts"));
+    for file in ["recipe.toml", "report.html", "metrics.jsonl"] {
+        assert!(folder.path().join("parts").join(file).is_file(), "{file}");
+    }
+}
+
+#[test]
+fn another_recipe_in_the_same_folder_is_refused_and_fresh_starts_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = clips(&folder.path().join("data"));
+    let output = folder.path().join("run");
+    run(&recipe(&set, &output, &["train.max_steps=1"]), RunOptions::default()).unwrap();
+    let other = recipe(&set, &output, &["train.max_steps=1", "optim.lr=5e-4"]);
+    let error = run(&other, RunOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("optim.lr was 0.002, is 0.0005") && error.contains("--fresh"), "{error}");
+    run(&other, RunOptions { fresh: true, ..RunOptions::default() }).unwrap();
+}
+
+#[test]
+fn steps_that_are_not_finite_are_skipped_then_stop_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = clips(&folder.path().join("data"));
+    let output = folder.path().join("run");
+    // The first update throws the weights so far off that every later loss is NaN.
+    let more = ["optim.lr=1e30", "optim.schedule=fixed", "optim.clip_grad_norm=0.0", "train.max_bad_steps=3"];
+    let error = run(&recipe(&set, &output, &more), RunOptions::default()).unwrap_err();
+    assert_eq!(error.exit_code(), 3);
+    let text = error.to_string();
+    assert!(text.contains("3 steps in a row") && text.contains("optim.lr"), "{text}");
+    assert!(checkpoint::latest_valid(&output).unwrap().found.is_some());
+}
+
+#[test]
+fn chunks_give_the_gradients_of_the_whole_batch() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = clips(&folder.path().join("data"));
+    let (device, _) = adapter();
+    let gradients = |more: &[&str]| {
+        let resolved = recipe(&set, &folder.path().join("unused"), more);
+        let recipe = &resolved.recipe;
+        let sources = train::load_sources(&recipe.data.train).unwrap();
+        let mut loader = Loader::train(sources, train::loader_config(recipe), Position::default()).unwrap();
+        let batch: ClipBatch = loader.next().unwrap().unwrap();
+        let values = train::initial_values(recipe).unwrap();
+        let task = ContrastiveTask::<R>::new(recipe, &values, DType::F32, &device, Vec::new());
+        task.params().clear_gradients();
+        let scalars: Vec<f32> = task.gradients(&batch, 0).into_data().to_vec().unwrap();
+        (scalars, task.params().read(task.params().gradients()).unwrap())
+    };
+    let (whole, reference) = gradients(&["train.batch_size=6"]);
+    for more in [["train.batch_size=6", "train.micro_batch=2"], ["train.batch_size=6", "train.micro_batch=3"]] {
+        let (scalars, chunked) = gradients(&more);
+        assert_close("loss and accuracy", &scalars, &whole, 1e-6);
+        for (got, expected) in chunked.iter().zip(&reference) {
+            let size = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            if size > 1e-6 {
+                assert_close("gradient", got, expected, 1e-4);
+            }
+        }
+    }
+}
