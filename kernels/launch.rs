@@ -6,7 +6,7 @@ use cubecl::prelude::*;
 pub const UNITS: u32 = 256;
 
 /// Cubes along x before a grid spills into y: below WebGPU's limit of 65,535 per dimension.
-const CUBES_X: u32 = 32_768;
+pub const CUBES_X: u32 = 32_768;
 
 /// A floating-point element type known at run time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -3,6 +3,9 @@
 //! | kernel | called by | shapes | dtypes | reference |
 //! | --- | --- | --- | --- | --- |
 //! | [`patch_ingest`] | the vision towers' input | u8 `[batch, frames, height, width, 3]` -> `[batch, tokens, 3 * patch * patch]` | f32, f16, bf16 | `patch_ingest::reference` |
+//! | [`attention::flash`] | every block, on tensor cores | `[heads, tokens, 64]` | f16, bf16 | `attention::reference` |
+//! | [`gemm::tiled`] | every product, without subgroups | any strides | f32, f16, bf16 | `gemm::reference` |
+//! | [`gemm::cublaslt`] | every product, on CUDA | BLAS layouts | f32, f16, bf16 | `gemm::reference` |
 //! | [`flat`] | weight gradients, the compute copy of the weights | accumulate, clear, cast over `[n]` | f32, f16, bf16 | in their test |
 //! | [`grad_norm`] | once per step | flat gradient `[n]` -> norm, clip factor, finite flag | f32 | `grad_norm::reference` |
 //! | [`adamw`] | once per step | flat parameters, gradients and moments `[n]` | f32, with an f16/bf16 copy | `adamw::reference` |
@@ -14,6 +17,7 @@
 //! 4 us of host time, a `Tensor` launch about 9.
 
 pub mod adamw;
+pub mod attention;
 pub mod error;
 pub mod flat;
 pub mod gemm;

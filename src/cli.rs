@@ -100,6 +100,9 @@ pub struct DemoArgs {
     /// Folder for the generated videos, checkpoints, logs and the report.
     #[arg(long, value_name = "DIR", default_value = "runs/demo")]
     pub output: PathBuf,
+    /// Start over: delete the checkpoints in the output folder.
+    #[arg(long)]
+    pub fresh: bool,
     /// Change a setting of the demo's recipe. May be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,

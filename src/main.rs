@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     match avion::commands::run(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            avion::commands::print_error(&error);
+            avion::commands::print_error(error.as_ref());
             ExitCode::FAILURE
         }
     }

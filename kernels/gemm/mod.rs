@@ -3,6 +3,8 @@
 //! Strides say how each operand lies in its buffer, so transposed weights, packed queries, keys and values, and heads
 //! interleaved with tokens are all read and written in place, without a copy.
 
+#[cfg(feature = "cuda")]
+pub mod cublaslt;
 pub mod tiled;
 
 use crate::KernelError;

@@ -5,6 +5,7 @@
 //! operations per load are what counts, `tile / 2` for a square tile.
 
 use super::{Operand, Problem};
+use crate::launch::CUBES_X;
 use crate::{FloatKind, Handle, KernelError, with_float};
 use cubecl::prelude::*;
 
@@ -52,7 +53,7 @@ fn tiled_kernel<E: Float, O: Float>(
     scale: f32,
     #[comptime] tile: u32,
 ) {
-    let place = CUBE_POS_X * UNITS + UNIT_POS;
+    let place = (CUBE_POS_Z * CUBE_COUNT_X + CUBE_POS_X) * UNITS + UNIT_POS;
     let row0 = (place / tiles_n) * tile;
     let column0 = (place % tiles_n) * tile;
     if row0 < m {
@@ -150,7 +151,9 @@ pub fn tiled<R: Runtime>(
     let tile = tile_for(&problem);
     let tiles_n = (n as u32).div_ceil(tile);
     let tiles = (m as u32).div_ceil(tile) * tiles_n;
-    let count = CubeCount::Static(tiles.div_ceil(UNITS), (outer * inner) as u32, 1);
+    let cubes = tiles.div_ceil(UNITS);
+    let cubes_x = cubes.min(CUBES_X);
+    let count = CubeCount::Static(cubes_x, (outer * inner) as u32, cubes.div_ceil(cubes_x));
     let (a_lie, b_lie, out_lie) = (a.lie::<R>(), b.lie::<R>(), out.lie::<R>());
     with_float!(kind, E => with_float!(out_kind, O => unsafe {
         // SAFETY: `check` has compared each operand's reach with its buffer's length.

@@ -17,7 +17,8 @@ pub enum CheckpointError {
         path = path.display()
     )]
     InUse { path: PathBuf },
-    #[error("no checkpoint in {path}{}", reasons(skipped), path = path.display())]
+    #[error("no usable checkpoint in {path}{}; restore one, name another with --resume, or start over with --fresh",
+        reasons(skipped), path = path.display())]
     NoCheckpoint { path: PathBuf, skipped: Vec<super::Skipped> },
     #[error(
         "checkpoint {path} is damaged: {reason}; resume from the run's folder to use an older one",

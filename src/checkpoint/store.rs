@@ -106,6 +106,23 @@ impl CheckpointStore {
         Ok(target)
     }
 
+    /// Removes every checkpoint.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Write`] naming the folder that could not be removed.
+    pub fn clear(&mut self) -> Result<(), CheckpointError> {
+        for path in folders(&self.folder)? {
+            remove_folder(&path).map_err(|source| WriteError::new("remove", &path, 0, source))?;
+        }
+        let marker = self.folder.join(BEST);
+        match fs::remove_file(&marker) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(WriteError::new("remove", &marker, 0, source).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// As [`latest_valid`] of this run.
     ///
     /// # Errors

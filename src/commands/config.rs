@@ -1,6 +1,6 @@
 //! `avion config`.
 
-use super::{check, load};
+use super::{check, load, print};
 use crate::cli::ConfigArgs;
 use crate::config::{BUILT_IN, Recipe, describe, memory_estimate};
 use anyhow::Result;
@@ -13,7 +13,7 @@ pub(super) fn run(args: ConfigArgs) -> Result<u8> {
         Some(config) => load(config, &args.overrides)?,
         None => Recipe::from_toml("", "defaults", &args.overrides)?,
     };
-    print!("{}", resolved.to_toml(true)?);
+    print(&resolved.to_toml(true)?)?;
     if args.check {
         check(&resolved)?;
         eprintln!("\n{}", memory_estimate(&resolved.recipe));
@@ -22,13 +22,15 @@ pub(super) fn run(args: ConfigArgs) -> Result<u8> {
 }
 
 fn list() -> Result<u8> {
+    let mut text = String::new();
     for field in describe()? {
-        println!("{} ({}, default {})", field.key, field.kind, field.default);
+        text.push_str(&format!("{} ({}, default {})\n", field.key, field.kind, field.default));
         for line in field.doc.lines() {
-            println!("    {line}");
+            text.push_str(&format!("    {line}\n"));
         }
     }
     let names: Vec<&str> = BUILT_IN.iter().map(|(name, _)| *name).collect();
-    println!("\nbuilt-in recipes: {}", names.join(", "));
+    text.push_str(&format!("\nbuilt-in recipes: {}\n", names.join(", ")));
+    print(&text)?;
     Ok(0)
 }

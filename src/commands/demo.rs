@@ -1,10 +1,10 @@
 //! `avion demo`: generated videos, a tiny model, and what it learned.
 
 use super::train::{finish, run_on, toml_string};
-use super::{choose, load};
+use super::{choose, load, print};
 use crate::cli::DemoArgs;
 use crate::report::{Results, Scores};
-use crate::train::RunOptions;
+use crate::train::{Outcome, RunOptions};
 use anyhow::Result;
 
 #[cfg(feature = "video")]
@@ -32,11 +32,10 @@ pub(super) fn run(args: DemoArgs) -> Result<u8> {
     let resolved = load("demo", &overrides)?;
     super::check(&resolved)?;
     let chosen = choose(&args.device)?;
-    let outcome = run_on(&chosen, &resolved, &RunOptions::default());
-    let finished = matches!(outcome, Ok(crate::train::Outcome::Finished { .. }));
-    let code = finish(outcome)?;
-    if finished {
-        print(&Results::read(&args.output.join("results.json"))?);
+    let outcome = run_on(&chosen, &resolved, &RunOptions { fresh: args.fresh, ..RunOptions::default() });
+    let code = finish(&outcome)?;
+    if let Ok(Outcome::Finished { results: Some(results), .. }) = &outcome {
+        print(&text(results))?;
     }
     Ok(code)
 }
@@ -46,9 +45,11 @@ pub(super) fn run(_: DemoArgs) -> Result<u8> {
     anyhow::bail!("this avion was built without FFmpeg; build it with the feature `video` to generate and read videos")
 }
 
-fn print(results: &Results) {
-    println!("\nretrieval on held-out combinations of colour, shape, motion and speed, in per cent");
-    println!("{:<24}{:>9}{:>9}{:>9}", "", "chance", "before", "after");
+fn text(results: &Results) -> String {
+    let mut text = format!(
+        "\nretrieval on held-out combinations of colour, shape, motion and speed, in per cent\n{:<24}{:>9}{:>9}{:>9}\n",
+        "", "chance", "before", "after"
+    );
     let rows: [(&str, fn(&Scores) -> f64); 4] = [
         ("text to video R@1", |s| s.t2v_r1),
         ("video to text R@1", |s| s.v2t_r1),
@@ -57,7 +58,8 @@ fn print(results: &Results) {
     ];
     for (name, score) in rows {
         let [chance, before, after] = [&results.chance, &results.before, &results.after].map(|s| score(s) * 100.0);
-        println!("{name:<24}{chance:>9.2}{before:>9.2}{after:>9.2}");
+        text.push_str(&format!("{name:<24}{chance:>9.2}{before:>9.2}{after:>9.2}\n"));
     }
-    println!("{:.0} s on {}", results.seconds, results.device);
+    text.push_str(&format!("{:.0} s on {}\n", results.seconds, results.device));
+    text
 }

@@ -1,14 +1,15 @@
 //! `avion eval`.
 
-use super::{check, choose, load, on_target};
+use super::{choose, load, on_target, print, warn};
 use crate::checkpoint::{self, LoadOptions, Pick, load_into, read_weights};
 use crate::cli::EvalArgs;
-use crate::config::{Recipe, Resolved};
+use crate::config::{Recipe, Resolved, validate_for_eval};
+use crate::device::DeviceError;
 use crate::eval::Evaluation;
 use crate::eval::retrieval::EvalSet;
 use crate::model::{ClipShape, init};
 use crate::task::{ContrastiveTask, Task};
-use crate::train::compute_dtype;
+use crate::train::{TrainError, compute_dtype};
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 
@@ -22,13 +23,13 @@ pub(super) fn run(args: EvalArgs) -> Result<u8> {
         }
         (None, None) => bail!("{} is a weight file: say which model it is with --config", weights.display()),
     };
-    check(&resolved)?;
     let recipe = &resolved.recipe;
     if recipe.data.eval.is_empty() {
         bail!(
             "the recipe has no [[data.eval]] set; add one with --set data.eval.0.annotations=... and data.eval.0.root=..."
         );
     }
+    warn(validate_for_eval(recipe)?);
     let specs = init::specs(&ClipShape::of(recipe));
     let expected: Vec<_> = specs.iter().map(|spec| (spec.name.clone(), spec.shape.clone())).collect();
     let (tensors, report) = load_into(&expected, read_weights(&weights)?, LoadOptions { projections: true })?;
@@ -41,12 +42,16 @@ pub(super) fn run(args: EvalArgs) -> Result<u8> {
     }
     let sets = recipe.data.eval.iter().map(EvalSet::load).collect::<Result<Vec<_>, _>>()?;
     let chosen = choose(&args.device)?;
-    let evaluations = on_target!(&chosen.target, R, device => {
-        let dtype = compute_dtype::<R>(recipe.train.precision, device)?;
-        ContrastiveTask::<R>::new(recipe, &values, dtype, device, sets).evaluate()?
-    });
-    for evaluation in &evaluations {
-        print(evaluation, args.json);
+    let scored: Result<_, TrainError> = DeviceError::catch(|| {
+        Ok(on_target!(&chosen.target, R, device => {
+            compute_dtype::<R>(recipe.train.precision, device).and_then(|dtype| {
+                let task = ContrastiveTask::<R>::new(recipe, &values, dtype, device, sets);
+                Ok(task.evaluate(&|| false)?)
+            })
+        }))
+    })?;
+    for evaluation in &scored?.unwrap_or_default() {
+        print(&text(evaluation, args.json))?;
     }
     Ok(0)
 }
@@ -60,12 +65,13 @@ fn find(args: &EvalArgs) -> Result<(PathBuf, Option<String>)> {
     for one in skipped {
         tracing::warn!("passed over a damaged checkpoint: {one}");
     }
+    checkpoint::verify(&folder)?;
     let recipe = folder.join("recipe.toml");
     let text = std::fs::read_to_string(&recipe).with_context(|| format!("cannot read {}", recipe.display()))?;
     Ok((folder, Some(text)))
 }
 
-fn print(evaluation: &Evaluation, json: bool) {
+fn text(evaluation: &Evaluation, json: bool) -> String {
     if json {
         let value = serde_json::json!({
             "set": evaluation.set,
@@ -75,16 +81,14 @@ fn print(evaluation: &Evaluation, json: bool) {
             "scores": evaluation.scores,
             "chance": evaluation.chance,
         });
-        println!("{value}");
-        return;
+        return format!("{value}\n");
     }
-    println!(
-        "{}: {} clips, {} unreadable, {:.1} s",
-        evaluation.set, evaluation.videos, evaluation.unreadable, evaluation.seconds
-    );
-    println!("  {:<22}{:>9}{:>9}", "", "score", "chance");
+    let Evaluation { set, videos, unreadable, seconds, .. } = evaluation;
+    let mut text = format!("{set}: {videos} clips, {unreadable} unreadable, {seconds:.1} s\n");
+    text.push_str(&format!("  {:<22}{:>9}{:>9}\n", "", "score", "chance"));
     for (name, score) in &evaluation.scores {
         let chance = evaluation.chance.get(name).map_or(String::new(), |c| format!("{:.2}", c * 100.0));
-        println!("  {name:<22}{:>9.2}{chance:>9}", score * 100.0);
+        text.push_str(&format!("  {name:<22}{:>9.2}{chance:>9}\n", score * 100.0));
     }
+    text
 }

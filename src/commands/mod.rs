@@ -7,9 +7,10 @@ mod eval;
 mod train;
 
 use crate::cli::{Cli, Command, DeviceArgs};
-use crate::config::{Recipe, Resolved, validate};
+use crate::config::{Recipe, Resolved, Warning, validate};
 use crate::device::{self, Chosen};
 use anyhow::Result;
+use std::io::Write;
 
 /// Exit code of a run that was asked to stop and did, after a checkpoint.
 const INTERRUPTED: u8 = 130;
@@ -29,15 +30,25 @@ pub fn run(cli: Cli) -> Result<u8> {
 }
 
 /// Prints an error and its causes, one a line.
-pub fn print_error(error: &anyhow::Error) {
-    eprintln!("error: {error}");
+pub fn print_error(error: &(dyn std::error::Error + 'static)) {
     let mut last = error.to_string();
-    for cause in error.chain().skip(1) {
+    eprintln!("error: {last}");
+    let mut next = error.source();
+    while let Some(cause) = next {
         // Some errors carry their source's text in their own.
         if !last.contains(&cause.to_string()) {
             eprintln!("  caused by: {cause}");
         }
         last = cause.to_string();
+        next = cause.source();
+    }
+}
+
+/// Writes to stdout; a reader that went away (`| head`) is no error.
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
     }
 }
 
@@ -52,10 +63,14 @@ fn load(config: &str, overrides: &[String]) -> Result<Resolved> {
 
 /// Checks a recipe, with the disk; prints warnings.
 fn check(resolved: &Resolved) -> Result<()> {
-    for warning in validate(&resolved.recipe)? {
+    warn(validate(&resolved.recipe)?);
+    Ok(())
+}
+
+fn warn(warnings: Vec<Warning>) {
+    for warning in warnings {
         tracing::warn!("{warning}");
     }
-    Ok(())
 }
 
 /// Takes a device and says which and why.

@@ -1,9 +1,9 @@
 //! `avion train`.
 
-use super::{INTERRUPTED, check, choose, load, on_target};
+use super::{INTERRUPTED, check, choose, load, on_target, print, print_error};
 use crate::cli::TrainArgs;
 use crate::config::Resolved;
-use crate::device::Chosen;
+use crate::device::{Chosen, DeviceError};
 use crate::train::{self, Outcome, RunOptions, TrainError};
 use anyhow::Result;
 
@@ -16,19 +16,22 @@ pub(super) fn run(args: TrainArgs) -> Result<u8> {
     check(&resolved)?;
     let chosen = choose(&args.device)?;
     let options = RunOptions { resume: args.resume, fresh: args.fresh };
-    finish(run_on(&chosen, &resolved, &options))
+    finish(&run_on(&chosen, &resolved, &options))
 }
 
 /// Trains on whatever device was chosen.
 pub(super) fn run_on(chosen: &Chosen, resolved: &Resolved, options: &RunOptions) -> Result<Outcome, TrainError> {
-    on_target!(&chosen.target, R, device => train::run::<R>(resolved, device, &chosen.info, options))
+    // CubeCL panics when an allocation fails; that is no bug of ours and no reason for a backtrace.
+    DeviceError::catch(|| {
+        Ok(on_target!(&chosen.target, R, device => train::run::<R>(resolved, device, &chosen.info, options)))
+    })?
 }
 
 /// Says how a run ended, as text and as an exit code.
-pub(super) fn finish(outcome: Result<Outcome, TrainError>) -> Result<u8> {
+pub(super) fn finish(outcome: &Result<Outcome, TrainError>) -> Result<u8> {
     match outcome {
-        Ok(Outcome::Finished { report }) => {
-            println!("report: {}", report.display());
+        Ok(Outcome::Finished { report, .. }) => {
+            print(&format!("report: {}\n", report.display()))?;
             Ok(0)
         }
         Ok(Outcome::Interrupted { checkpoint }) => {
@@ -36,9 +39,8 @@ pub(super) fn finish(outcome: Result<Outcome, TrainError>) -> Result<u8> {
             Ok(INTERRUPTED)
         }
         Err(error) => {
-            let code = error.exit_code();
-            super::print_error(&error.into());
-            Ok(code)
+            print_error(error);
+            Ok(error.exit_code())
         }
     }
 }

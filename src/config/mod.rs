@@ -28,4 +28,4 @@ pub use load::{BUILT_IN, Origin, Resolved};
 pub use memory::{MemoryEstimate, memory_estimate};
 pub use print::{differences, flatten};
 pub use recipe::*;
-pub use validate::{validate, validate_values};
+pub use validate::{validate, validate_for_eval, validate_values};

@@ -1,6 +1,7 @@
 //! Judges the values of a recipe: every problem at once, and warnings for what is unusual.
 
 use super::error::{ConfigError, Problem, Warning};
+use super::geometry::Geometry;
 use super::recipe::*;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -24,6 +25,18 @@ pub fn validate_values(recipe: &Recipe) -> Result<Vec<Warning>, ConfigError> {
     let mut judge = Judge::default();
     judge.values(recipe);
     judge.verdict()
+}
+
+/// Checks what scoring a model needs: its geometry and the evaluation sets. The training sets and the weights to start
+/// from need not be there.
+///
+/// # Errors
+/// [`ConfigError::Invalid`] with all problems found.
+pub fn validate_for_eval(recipe: &Recipe) -> Result<Vec<Warning>, ConfigError> {
+    let mut scored = recipe.clone();
+    scored.data.train = scored.data.eval.clone();
+    (scored.model.init, scored.model.init_projections) = (None, false);
+    validate(&scored)
 }
 
 #[derive(Default)]
@@ -97,7 +110,21 @@ impl Judge {
         self.optim(recipe);
         self.train(&recipe.train);
         self.at_least(1, "eval.batch_size", recipe.eval.batch_size);
+        self.frames_at_once(recipe);
         self.published(recipe);
+    }
+
+    /// Frames on the device at once are addressed with 32 bits.
+    fn frames_at_once(&mut self, recipe: &Recipe) {
+        let image = Geometry::of(recipe.model.size).image_px;
+        let clip_bytes = (3 * image * image).saturating_mul(recipe.model.frames);
+        let most = u32::MAX as usize / clip_bytes.max(1);
+        let at_once =
+            [("train.micro_batch", recipe.train.clips_at_once()), ("eval.batch_size", recipe.eval.batch_size)];
+        for (key, clips) in at_once {
+            let message = format!("expected at most {most} clips at once (4 GiB of frames), found {clips}");
+            self.need(clips <= most, key, message);
+        }
     }
 
     fn model(&mut self, model: &ModelConfig) {

@@ -12,6 +12,7 @@ mod cuda;
 mod error;
 mod info;
 mod self_check;
+mod self_check_fused;
 mod table;
 #[cfg(feature = "wgpu")]
 mod wgpu_adapters;

@@ -3,6 +3,7 @@
 //! Inputs are rounded to the type under test first, so an error is the kernel's own. Allowed errors are fractions of
 //! the largest value of the reference; for 16-bit results, one rounding (2^-11 for f16, 2^-8 for bf16) and a half more.
 
+use super::self_check_fused::check_flash;
 use super::{DeviceError, DeviceInfo, Listing, Target, with_client};
 use avion_kernels::{
     FloatKind, Handle, KernelError, adamw,
@@ -65,6 +66,9 @@ fn run_all<R: Runtime>(client: &ComputeClient<R>) -> Result<Vec<Check>, DeviceEr
         checks.push(check_patch_ingest(client, kind)?);
         checks.push(check_gemm(client, kind)?);
         checks.push(check_adamw(client, kind)?);
+        checks.extend(check_flash(client, kind)?);
+        #[cfg(feature = "cuda")]
+        checks.extend(super::self_check_fused::check_cublaslt(client, kind)?);
     }
     Ok(checks)
 }
@@ -79,7 +83,7 @@ fn stores<R: Runtime>(client: &ComputeClient<R>, kind: FloatKind) -> bool {
     usage.contains(TypeUsage::Buffer) && usage.contains(TypeUsage::Conversion)
 }
 
-fn name(kind: FloatKind) -> &'static str {
+pub(super) fn name(kind: FloatKind) -> &'static str {
     match kind {
         FloatKind::F32 => "f32",
         FloatKind::F16 => "f16",
@@ -87,7 +91,7 @@ fn name(kind: FloatKind) -> &'static str {
     }
 }
 
-fn allowed(kind: FloatKind) -> f64 {
+pub(super) fn allowed(kind: FloatKind) -> f64 {
     match kind {
         FloatKind::F32 => 1e-5,
         FloatKind::F16 => 1.5 / 2048.0,
@@ -96,11 +100,11 @@ fn allowed(kind: FloatKind) -> f64 {
 }
 
 /// Values in [-1, 1] that repeat only after 211; `seed` shifts them.
-fn values(len: usize, seed: usize) -> Vec<f32> {
+pub(super) fn values(len: usize, seed: usize) -> Vec<f32> {
     (0..len).map(|i| ((i * 67 + seed * 31) % 211) as f32 / 105.0 - 1.0).collect()
 }
 
-fn upload<R: Runtime>(client: &ComputeClient<R>, data: &[f32], kind: FloatKind) -> Handle {
+pub(super) fn upload<R: Runtime>(client: &ComputeClient<R>, data: &[f32], kind: FloatKind) -> Handle {
     let half = |bits: Vec<u16>| client.create_from_slice(bytemuck::cast_slice(&bits));
     match kind {
         FloatKind::F32 => client.create_from_slice(bytemuck::cast_slice(data)),
@@ -109,7 +113,7 @@ fn upload<R: Runtime>(client: &ComputeClient<R>, data: &[f32], kind: FloatKind) 
     }
 }
 
-fn rounded(data: Vec<f32>, kind: FloatKind) -> Vec<f32> {
+pub(super) fn rounded(data: Vec<f32>, kind: FloatKind) -> Vec<f32> {
     let round = |v: f32| match kind {
         FloatKind::F32 => v,
         FloatKind::F16 => f16::from_f32(v).to_f32(),
@@ -118,7 +122,11 @@ fn rounded(data: Vec<f32>, kind: FloatKind) -> Vec<f32> {
     data.into_iter().map(round).collect()
 }
 
-fn read<R: Runtime>(client: &ComputeClient<R>, handle: Handle, kind: FloatKind) -> Result<Vec<f32>, DeviceError> {
+pub(super) fn read<R: Runtime>(
+    client: &ComputeClient<R>,
+    handle: Handle,
+    kind: FloatKind,
+) -> Result<Vec<f32>, DeviceError> {
     let bytes = client.read_one(handle).map_err(DeviceError::from_server)?;
     let halves = || bytes.chunks_exact(2).map(|b| u16::from_ne_bytes([b[0], b[1]]));
     Ok(match kind {
@@ -129,7 +137,7 @@ fn read<R: Runtime>(client: &ComputeClient<R>, handle: Handle, kind: FloatKind) 
 }
 
 /// The check of `got` against `expected`. A NaN counts as infinitely wrong.
-fn compare(name: String, got: &[f32], expected: &[f64], allowed: f64) -> Result<Check, DeviceError> {
+pub(super) fn compare(name: String, got: &[f32], expected: &[f64], allowed: f64) -> Result<Check, DeviceError> {
     if got.len() < expected.len() {
         let detail = format!("self-check {name}: {} values came back, expected {}", got.len(), expected.len());
         return Err(DeviceError::Failed { detail });

@@ -6,7 +6,7 @@ pub mod retrieval;
 use crate::data::annotations::AnnotationError;
 use crate::data::loader::LoaderError;
 use crate::device::DeviceError;
-use crate::report::Thumbnail;
+use crate::report::{Search, Thumbnail};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -25,6 +25,8 @@ pub struct Evaluation {
     pub unreadable: usize,
     /// Clips to show, with how they ranked.
     pub examples: Vec<Example>,
+    /// Captions to show, with the clips found for them.
+    pub searches: Vec<Search>,
 }
 
 /// One clip of an evaluation set and the captions most similar to it.
@@ -50,6 +52,14 @@ pub enum EvalError {
     NoClips { set: String },
     #[error("evaluation set {set}: {source}")]
     Metric { set: String, source: metrics::MetricError },
-    #[error(transparent)]
-    Device(#[from] DeviceError),
+    #[error("{source}; if memory ran out, lower eval.batch_size")]
+    Device {
+        #[from]
+        source: DeviceError,
+    },
+    #[error(
+        "evaluation set {set}: {videos} clips times {captions} captions need {gib:.0} GiB of host memory; use a smaller \
+         set"
+    )]
+    TooLarge { set: String, videos: usize, captions: usize, gib: f64 },
 }

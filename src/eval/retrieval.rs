@@ -2,7 +2,7 @@
 
 use super::metrics::{GroundTruth, chance_mir, chance_recall, mir, recall_at};
 use super::{EvalError, Evaluation, Example};
-use crate::config::recipe::{Recipe, SourceConfig, SourceFormat};
+use crate::config::recipe::{CaptionChoice, Recipe, SourceConfig, SourceFormat};
 use crate::data::annotations::{self, ek100};
 use crate::data::loader::{ClipBatch, Loader, LoaderConfig};
 use crate::data::{Captions, Source};
@@ -11,7 +11,7 @@ use crate::model::Clip;
 use crate::model::tower::Pass;
 use crate::ops::gemm::gemm;
 use crate::ops::tensor::T;
-use crate::report::Thumbnail;
+use crate::report::{Search, SearchHit, Thumbnail};
 use crate::task::contrastive::upload_features;
 use crate::text::Tokenizer;
 use burn::tensor::DType;
@@ -22,8 +22,14 @@ use std::time::Instant;
 
 /// Clips shown in a report.
 const EXAMPLES: usize = 12;
-/// Captions shown beside each.
+/// Captions shown beside each, and clips beside each caption searched for.
 const MATCHES: usize = 4;
+/// Captions searched for in a report.
+const SEARCHES: usize = 6;
+/// Sets up to this size keep a picture of every clip, so that searches can show what they found.
+const PICTURED_CLIPS: usize = 512;
+/// Host memory a set's relevancies may take.
+const MAX_RELEVANCY_BYTES: usize = 16 << 30;
 
 /// Clips, the captions they are compared with, and which belong together.
 pub struct EvalSet {
@@ -54,30 +60,41 @@ impl EvalSet {
                 graded: true,
             });
         }
-        Ok(Self::by_caption(name, annotations::load(config)?))
+        Self::by_caption(name, annotations::load(config)?, config.captions)
     }
 
     /// A set whose clips and captions belong together when the caption is the same, word for word. A clip with several
-    /// captions is searched for by the first.
-    pub fn by_caption(name: String, source: Source) -> Self {
+    /// captions is searched for by the first, or by all of them joined.
+    ///
+    /// # Errors
+    /// [`EvalError::TooLarge`] when the matrix of clips and captions would not fit in memory.
+    pub fn by_caption(name: String, source: Source, choice: CaptionChoice) -> Result<Self, EvalError> {
         let mut index: HashMap<Arc<str>, usize> = HashMap::new();
         let mut captions = Vec::new();
         let own: Vec<usize> = source
             .clips
             .iter()
             .map(|clip| {
-                let caption = first_caption(&clip.captions);
+                let caption = match (&clip.captions, choice) {
+                    (Captions::Many(all), CaptionChoice::Concat) => all.join(". ").into(),
+                    (captions, _) => first_caption(captions),
+                };
                 *index.entry(caption.clone()).or_insert_with(|| {
                     captions.push(caption);
                     captions.len() - 1
                 })
             })
             .collect();
+        let bytes = own.len().saturating_mul(captions.len()).saturating_mul(8);
+        if bytes > MAX_RELEVANCY_BYTES {
+            let (videos, captions) = (own.len(), captions.len());
+            return Err(EvalError::TooLarge { set: name, videos, captions, gib: bytes as f64 / (1u64 << 30) as f64 });
+        }
         let mut relevancy = vec![0.0; own.len() * captions.len()];
         for (video, caption) in own.iter().enumerate() {
             relevancy[video * captions.len() + caption] = 1.0;
         }
-        EvalSet { name, source, captions, relevancy, graded: false }
+        Ok(EvalSet { name, source, captions, relevancy, graded: false })
     }
 }
 
@@ -93,17 +110,19 @@ pub struct Retriever<'a, R: CubeRuntime> {
     pub clip: &'a Clip<R>,
     pub tokenizer: &'a Tokenizer,
     pub batch_size: usize,
+    /// Asked between batches; scoring ends when it says so.
+    pub stop: &'a dyn Fn() -> bool,
 }
 
 impl<R: CubeRuntime> Retriever<'_, R> {
     /// Encodes every clip (centred frames, central square) and caption of `set` and scores their similarities
-    /// `(cosine + 1) / 2`. Clips that cannot be read are left out and counted.
+    /// `(cosine + 1) / 2`. Clips that cannot be read are left out and counted. `None` when told to stop.
     ///
     /// # Errors
     /// More unreadable clips than `data.max_bad_share`, none readable, or what the device reports.
-    pub fn evaluate(&self, set: &EvalSet, recipe: &Recipe) -> Result<Evaluation, EvalError> {
+    pub fn evaluate(&self, set: &EvalSet, recipe: &Recipe) -> Result<Option<Evaluation>, EvalError> {
         let started = Instant::now();
-        let videos = self.encode_videos(set, recipe)?;
+        let Some(videos) = self.encode_videos(set, recipe)? else { return Ok(None) };
         let texts = self.encode_captions(&set.captions)?;
         let cosine = self.similarities(&videos.features, &texts)?;
         let (rows, columns) = (videos.samples.len(), set.captions.len());
@@ -131,7 +150,8 @@ impl<R: CubeRuntime> Retriever<'_, R> {
             }
         }
         let examples = examples(set, &videos, &cosine, &relevancy);
-        Ok(Evaluation {
+        let searches = searches(set, &videos, &cosine, &relevancy);
+        Ok(Some(Evaluation {
             set: set.name.clone(),
             scores,
             chance,
@@ -139,10 +159,11 @@ impl<R: CubeRuntime> Retriever<'_, R> {
             videos: rows,
             unreadable: videos.unreadable,
             examples,
-        })
+            searches,
+        }))
     }
 
-    fn encode_videos(&self, set: &EvalSet, recipe: &Recipe) -> Result<EncodedVideos, EvalError> {
+    fn encode_videos(&self, set: &EvalSet, recipe: &Recipe) -> Result<Option<EncodedVideos>, EvalError> {
         let failed = |source| EvalError::Loader { set: set.name.clone(), source };
         let config = LoaderConfig {
             seed: recipe.seed,
@@ -157,8 +178,12 @@ impl<R: CubeRuntime> Retriever<'_, R> {
         let sources: Arc<[Source]> = Arc::from([set.source.clone()]);
         let mut encoded = EncodedVideos::default();
         // Shown clips are spread over the set.
-        let every = (set.source.clips.len() / EXAMPLES).max(1) as u64;
+        let clips = set.source.clips.len();
+        let every = if clips <= PICTURED_CLIPS { 1 } else { (clips / EXAMPLES).max(1) as u64 };
         for batch in Loader::eval(sources, config).map_err(failed)? {
+            if (self.stop)() {
+                return Ok(None);
+            }
             let batch = batch.map_err(failed)?;
             encoded.unreadable += batch.bad.len();
             if batch.samples.is_empty() {
@@ -173,7 +198,7 @@ impl<R: CubeRuntime> Retriever<'_, R> {
         if encoded.samples.is_empty() {
             return Err(EvalError::NoClips { set: set.name.clone() });
         }
-        Ok(encoded)
+        Ok(Some(encoded))
     }
 
     fn encode_captions(&self, captions: &[Arc<str>]) -> Result<Vec<f32>, EvalError> {
@@ -213,7 +238,7 @@ impl EncodedVideos {
         let [_, frames, height, width, _] = batch.shape();
         let frame_bytes = height * width * 3;
         for (slot, sample) in batch.samples.iter().enumerate() {
-            if sample % every != 0 || self.thumbnails.len() == EXAMPLES {
+            if sample % every != 0 {
                 continue;
             }
             let clip = &batch.frames[slot * frames * frame_bytes..][..frames * frame_bytes];
@@ -250,20 +275,43 @@ fn mir_scores(scores: &super::metrics::MirScores) -> BTreeMap<String, f64> {
 
 fn examples(set: &EvalSet, videos: &EncodedVideos, cosine: &[f32], relevancy: &[f64]) -> Vec<Example> {
     let columns = set.captions.len();
-    let shown = videos.thumbnails.iter().map(|(row, frames)| {
+    let step = videos.thumbnails.len().div_ceil(EXAMPLES).max(1);
+    let shown = videos.thumbnails.iter().step_by(step).filter_map(|(row, frames)| {
         let similarity = &cosine[row * columns..(row + 1) * columns];
         let right = &relevancy[row * columns..(row + 1) * columns];
         let mut order: Vec<usize> = (0..columns).collect();
         order.sort_by(|a, b| similarity[*b].total_cmp(&similarity[*a]));
-        let rank = order.iter().position(|&c| right[c] == 1.0).map_or(columns, |place| place + 1);
+        let rank = order.iter().position(|&c| right[c] == 1.0)? + 1;
         let matches = order.iter().take(MATCHES);
-        Example {
+        Some(Example {
             frames: frames.clone(),
             caption: first_caption(&set.source.clips[videos.samples[*row]].captions),
             rank,
             candidates: columns,
             matches: matches.map(|&c| (set.captions[c].clone(), similarity[c] as f64, right[c] == 1.0)).collect(),
-        }
+        })
+    });
+    shown.collect()
+}
+
+/// Some captions and the clips most similar to each; nothing where not every clip has a picture.
+fn searches(set: &EvalSet, videos: &EncodedVideos, cosine: &[f32], relevancy: &[f64]) -> Vec<Search> {
+    let (rows, columns) = (videos.samples.len(), set.captions.len());
+    if videos.thumbnails.len() != rows {
+        return Vec::new();
+    }
+    let at = |row: usize, column: usize| row * columns + column;
+    let shown = (0..columns).step_by(columns.div_ceil(SEARCHES).max(1)).filter_map(|column| {
+        let mut order: Vec<usize> = (0..rows).collect();
+        order.sort_by(|a, b| cosine[at(*b, column)].total_cmp(&cosine[at(*a, column)]));
+        let rank = order.iter().position(|&row| relevancy[at(row, column)] == 1.0)? + 1;
+        let hits = order.iter().take(MATCHES).map(|&row| SearchHit {
+            frames: videos.thumbnails[row].1.clone(),
+            caption: first_caption(&set.source.clips[videos.samples[row]].captions).to_string(),
+            similarity: cosine[at(row, column)] as f64,
+            right: relevancy[at(row, column)] == 1.0,
+        });
+        Some(Search { caption: set.captions[column].to_string(), rank, candidates: rows, hits: hits.collect() })
     });
     shown.collect()
 }

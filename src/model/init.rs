@@ -107,8 +107,8 @@ fn fan_in(inputs: usize) -> Init {
 
 /// Initial values, one vector per parameter; the same for the same seed, whatever else the model holds.
 pub fn values(specs: &[ParamSpec], seed: u64) -> Vec<Vec<f32>> {
-    let draw = |(index, spec): (usize, &ParamSpec)| {
-        let mut rng = keyed(seed, 0, index as u64, Purpose::Init);
+    let draw = |spec: &ParamSpec| {
+        let mut rng = keyed(seed, 0, name_key(&spec.name), Purpose::Init);
         let mut normal = || -> f32 { StandardNormal.sample(&mut rng) };
         let len = spec.len();
         match spec.init {
@@ -120,7 +120,12 @@ pub fn values(specs: &[ParamSpec], seed: u64) -> Vec<Vec<f32>> {
             Init::Uniform { bound } => (0..len).map(|_| rng.random_range(-bound..=bound)).collect(),
         }
     };
-    specs.iter().enumerate().map(draw).collect()
+    specs.iter().map(draw).collect()
+}
+
+/// FNV-1a of a parameter's name: what keys its values.
+fn name_key(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 fn truncated(normal: &mut impl FnMut() -> f32, std: f32) -> f32 {

@@ -82,6 +82,11 @@ impl<R: CubeRuntime> Weight<R> {
         tensor(self.compute.clone())
     }
 
+    /// The gradient, f32, in the parameter's shape: written in place by whoever computes it.
+    pub fn gradient(&self) -> CubeTensor<R> {
+        CubeTensor { handle: self.gradient.clone(), ..self.value.clone() }
+    }
+
     /// Adds `gradient` (f32 or the compute type, as many elements as the parameter, or its first rows) to the gradient.
     pub fn accumulate<const D: usize>(&self, gradient: T<R, D>) {
         let gradient = contiguous(gradient);

@@ -1,15 +1,21 @@
-//! Multi-head self-attention on packed queries, keys and values: the reference composition.
+//! Multi-head self-attention on packed queries, keys and values.
 //!
-//! Scores are materialised, a few clips at a time so that they never need more than [`MAX_SCORES`] elements; the fused
-//! kernels replace this and are tested against it.
+//! On tensor cores with half-precision activations the fused kernels of [`avion_kernels::attention::flash`] do the work.
+//! Elsewhere scores are materialised, a few clips at a time so that they never need more than [`MAX_SCORES`] elements:
+//! the reference that the fused kernels are tested against.
 
 use super::gemm::gemm;
-use super::tensor::{T, cast, dense};
+use super::tensor::{T, cast, dense, float_kind, from_handle, primitive};
+use avion_kernels::Handle;
+use avion_kernels::attention::flash::{self, FlashShape};
 use burn::tensor::{DType, Int, Tensor};
 use burn_cubecl::CubeRuntime;
 
 /// Score elements held at once: 256 MiB in f32.
 const MAX_SCORES: usize = 1 << 26;
+
+/// Matrices multiplied in one launch: WebGPU's limit on a dispatch's second dimension.
+const MAX_MATRICES: usize = 65_535;
 
 /// Sizes of one attention call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +34,8 @@ impl AttentionShape {
     }
 
     fn clips_at_once(&self) -> usize {
-        (MAX_SCORES / (self.heads * self.tokens * self.tokens)).clamp(1, self.batch.max(1))
+        let by_memory = MAX_SCORES / (self.heads * self.tokens * self.tokens);
+        by_memory.min(MAX_MATRICES / self.heads).clamp(1, self.batch.max(1))
     }
 }
 
@@ -65,23 +72,46 @@ fn causal_bias<R: CubeRuntime>(tokens: usize, device: &R::Device) -> T<R, 4> {
     future.clamp(0.0, 1.0) * -1.0e30
 }
 
+/// What the backward pass needs beside `qkv`: the fused kernels' output and softmax sums, or nothing.
+pub struct Kept<R: CubeRuntime>(Option<FlashKept<R>>);
+
+struct FlashKept<R: CubeRuntime> {
+    /// `[batch, heads, tokens, head_dim]`.
+    output: T<R, 4>,
+    lse: Handle,
+}
+
+/// The fused kernels' shape, where they can take the call.
+fn flash_shape<R: CubeRuntime>(qkv: &T<R, 5>, shape: &AttentionShape) -> Option<FlashShape> {
+    let kind = float_kind(qkv.dtype())?;
+    let flash = FlashShape { heads: shape.batch * shape.heads, tokens: shape.tokens, causal: shape.causal, kind };
+    let client = R::client(&qkv.device());
+    flash::supported(&client, &flash, shape.head_dim).then_some(flash)
+}
+
 /// Softmax attention.
 ///
 /// # Shapes
 /// - `qkv`: `[batch * tokens, 3 * heads * head_dim]`, columns ordered (q|k|v, head, dim)
 /// - returns `[batch * tokens, heads * head_dim]`
-pub fn forward<R: CubeRuntime>(qkv: T<R, 2>, shape: &AttentionShape) -> T<R, 2> {
+pub fn forward<R: CubeRuntime>(qkv: T<R, 2>, shape: &AttentionShape) -> (T<R, 2>, Kept<R>) {
     let AttentionShape { batch, tokens, heads, head_dim, .. } = *shape;
     let dtype = qkv.dtype();
     let qkv = qkv.reshape([batch, tokens, 3, heads, head_dim]);
-    let outputs = chunks(shape)
-        .map(|clips| {
-            let chunk = qkv.clone().slice([clips]);
-            let p = probabilities(part(&chunk, 0), part(&chunk, 1), shape);
-            merge(gemm(cast(p, dtype), part(&chunk, 2), dtype))
-        })
-        .collect();
-    Tensor::cat(outputs, 0).reshape([batch * tokens, heads * head_dim])
+    let rows = [batch * tokens, heads * head_dim];
+    if let Some(flash_shape) = flash_shape(&qkv, shape) {
+        let [q, k, v] = [0, 1, 2].map(|which| primitive(part(&qkv, which)));
+        let (output, lse) = flash::forward(&q.client, &flash_shape, [&q.handle, &k.handle, &v.handle]);
+        let output = from_handle(&q.client, &q.device, output, [batch, heads, tokens, head_dim], dtype);
+        let kept = Kept(Some(FlashKept { output: output.clone(), lse }));
+        return (merge(output).reshape(rows), kept);
+    }
+    let outputs = chunks(shape).map(|clips| {
+        let chunk = qkv.clone().slice([clips]);
+        let p = probabilities(part(&chunk, 0), part(&chunk, 1), shape);
+        merge(gemm(cast(p, dtype), part(&chunk, 2), dtype))
+    });
+    (Tensor::cat(outputs.collect(), 0).reshape(rows), Kept(None))
 }
 
 /// Gradient of the packed `qkv` from the output's, recomputing the probabilities.
@@ -90,29 +120,38 @@ pub fn forward<R: CubeRuntime>(qkv: T<R, 2>, shape: &AttentionShape) -> T<R, 2> 
 ///
 /// # Shapes
 /// - `qkv` as in [`forward`]; `dy`: `[batch * tokens, heads * head_dim]`; returns `dqkv` like `qkv`
-pub fn backward<R: CubeRuntime>(qkv: T<R, 2>, dy: T<R, 2>, shape: &AttentionShape) -> T<R, 2> {
+pub fn backward<R: CubeRuntime>(qkv: T<R, 2>, kept: Kept<R>, dy: T<R, 2>, shape: &AttentionShape) -> T<R, 2> {
     let AttentionShape { batch, tokens, heads, head_dim, .. } = *shape;
     let dtype = qkv.dtype();
     let qkv = qkv.reshape([batch, tokens, 3, heads, head_dim]);
     let dy = dy.reshape([batch, tokens, heads, head_dim]);
-    let gradients = chunks(shape)
-        .map(|clips| {
-            let chunk = qkv.clone().slice([clips.clone()]);
-            let count = clips.len();
-            let dy = dense(dy.clone().slice([clips]).swap_dims(1, 2));
-            let (q, k, v) = (part(&chunk, 0), part(&chunk, 1), part(&chunk, 2));
-            let p = probabilities(q.clone(), k.clone(), shape);
-            let dv = gemm(cast(p.clone(), dtype).swap_dims(2, 3), dy.clone(), dtype);
-            let dp = gemm(dy, v.swap_dims(2, 3), DType::F32);
-            let row = (p.clone() * dp.clone()).sum_dim(3);
-            let ds = cast(p * (dp - row) * shape.scale(), dtype);
-            let dq = gemm(ds.clone(), k, dtype);
-            let dk = gemm(ds.swap_dims(2, 3), q, dtype);
-            let parts = [dq, dk, dv].map(|g| merge(g).reshape([count, tokens, 1, heads, head_dim]));
-            Tensor::cat(parts.to_vec(), 2)
-        })
-        .collect();
-    Tensor::cat(gradients, 0).reshape([batch * tokens, 3 * heads * head_dim])
+    let packed = |parts: [T<R, 4>; 3]| {
+        let count = parts[0].dims()[0];
+        Tensor::cat(parts.map(|g| merge(g).reshape([count, tokens, 1, heads, head_dim])).to_vec(), 2)
+    };
+    if let (Some(flash_shape), Kept(Some(FlashKept { output, lse }))) = (flash_shape(&qkv, shape), kept) {
+        let [q, k, v] = [0, 1, 2].map(|which| primitive(part(&qkv, which)));
+        let (output, dy) = (primitive(output), primitive(dense(dy.swap_dims(1, 2))));
+        let inputs = [&q.handle, &k.handle, &v.handle];
+        let gradients = flash::backward(&q.client, &flash_shape, inputs, &output.handle, &lse, &dy.handle);
+        let shape = [batch, heads, tokens, head_dim];
+        let gradients = gradients.map(|handle| from_handle(&q.client, &q.device, handle, shape, dtype));
+        return packed(gradients).reshape([batch * tokens, 3 * heads * head_dim]);
+    }
+    let gradients = chunks(shape).map(|clips| {
+        let chunk = qkv.clone().slice([clips.clone()]);
+        let dy = dense(dy.clone().slice([clips]).swap_dims(1, 2));
+        let (q, k, v) = (part(&chunk, 0), part(&chunk, 1), part(&chunk, 2));
+        let p = probabilities(q.clone(), k.clone(), shape);
+        let dv = gemm(cast(p.clone(), dtype).swap_dims(2, 3), dy.clone(), dtype);
+        let dp = gemm(dy, v.swap_dims(2, 3), DType::F32);
+        let row = (p.clone() * dp.clone()).sum_dim(3);
+        let ds = cast(p * (dp - row) * shape.scale(), dtype);
+        let dq = gemm(ds.clone(), k, dtype);
+        let dk = gemm(ds.swap_dims(2, 3), q, dtype);
+        packed([dq, dk, dv])
+    });
+    Tensor::cat(gradients.collect(), 0).reshape([batch * tokens, 3 * heads * head_dim])
 }
 
 fn chunks(shape: &AttentionShape) -> impl Iterator<Item = std::ops::Range<usize>> {

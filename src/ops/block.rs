@@ -53,8 +53,9 @@ struct Kept<R: CubeRuntime> {
     normed_1: T<R, 2>,
     /// `[rows, 3 * width]`.
     qkv: T<R, 2>,
-    /// The attention's output, `[rows, width]`.
+    /// The attention's output, `[rows, width]`, and what its own backward pass needs.
     attended: T<R, 2>,
+    attention: attention::Kept<R>,
     /// `x1`, `[rows, width]`.
     middle: T<R, 2>,
     ln_2: Stats<R>,
@@ -100,7 +101,7 @@ fn forward<R: CubeRuntime>(
 ) -> (T<R, 2>, Kept<R>) {
     let (normed_1, ln_1) = norm::forward(x.clone(), &w.ln_1);
     let qkv = linear::forward(normed_1.clone(), &w.in_proj, Some(&w.in_proj_bias));
-    let attended = attention::forward(qkv.clone(), &spec.shape);
+    let (attended, kept_attention) = attention::forward(qkv.clone(), &spec.shape);
     let branch = linear::forward(attended.clone(), &w.out_proj, Some(&w.out_proj_bias));
     let middle = x + scaled(branch, spec, drop_path.map(|d| &d.attention));
 
@@ -109,7 +110,7 @@ fn forward<R: CubeRuntime>(
     let activated = activation::forward(hidden.clone(), spec.activation);
     let branch = linear::forward(activated.clone(), &w.c_proj, Some(&w.c_proj_bias));
     let y = middle.clone() + scaled(branch, spec, drop_path.map(|d| &d.mlp));
-    (y, Kept { ln_1, normed_1, qkv, attended, middle, ln_2, normed_2, hidden, activated })
+    (y, Kept { ln_1, normed_1, qkv, attended, attention: kept_attention, middle, ln_2, normed_2, hidden, activated })
 }
 
 fn backward<R: CubeRuntime>(
@@ -128,7 +129,7 @@ fn backward<R: CubeRuntime>(
 
     let branch = scaled(d_middle.clone(), spec, drop_path.map(|d| &d.attention));
     let d = linear::backward(kept.attended, branch, &w.out_proj, Some(&w.out_proj_bias));
-    let d = attention::backward(kept.qkv, d, &spec.shape);
+    let d = attention::backward(kept.qkv, kept.attention, d, &spec.shape);
     let d = linear::backward(kept.normed_1, d, &w.in_proj, Some(&w.in_proj_bias));
     d_middle + norm::backward(x, kept.ln_1, d, &w.ln_1)
 }

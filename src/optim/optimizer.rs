@@ -37,8 +37,10 @@ impl Optimizer {
         params: &ParamStore<R>,
         moments: Option<[Vec<Vec<f32>>; 2]>,
     ) -> Self {
-        let zeros: Vec<Vec<f32>> = params.specs().iter().map(|spec| vec![0.0; spec.len()]).collect();
-        let [first, second] = moments.unwrap_or_else(|| [zeros.clone(), zeros]);
+        let [first, second] = moments.unwrap_or_else(|| {
+            let zeros: Vec<Vec<f32>> = params.specs().iter().map(|spec| vec![0.0; spec.len()]).collect();
+            [zeros.clone(), zeros]
+        });
         let group = |decay: bool, trainable: bool| match (trainable, decay) {
             (true, true) => 0,
             (true, false) => 1,

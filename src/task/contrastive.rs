@@ -143,8 +143,8 @@ impl<R: CubeRuntime> Task<R> for ContrastiveTask<R> {
         Ok(bytemuck::cast_slice::<u8, f32>(&bytes).first().copied())
     }
 
-    fn evaluate(&self) -> Result<Vec<Evaluation>, EvalError> {
-        let retriever = Retriever { clip: &self.clip, tokenizer: &self.tokenizer, batch_size: self.eval_batch };
+    fn evaluate(&self, stop: &dyn Fn() -> bool) -> Result<Option<Vec<Evaluation>>, EvalError> {
+        let retriever = Retriever { clip: &self.clip, tokenizer: &self.tokenizer, batch_size: self.eval_batch, stop };
         self.eval_sets.iter().map(|set| retriever.evaluate(set, &self.recipe)).collect()
     }
 }

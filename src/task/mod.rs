@@ -29,9 +29,9 @@ pub trait Task<R: CubeRuntime> {
     /// What the device reports.
     fn logit_scale(&self) -> Result<Option<f32>, DeviceError>;
 
-    /// Scores every evaluation set of the recipe.
+    /// Scores every evaluation set of the recipe; `None` when `stop` said to stop meanwhile.
     ///
     /// # Errors
     /// Unreadable clips beyond the allowed share, or what the device reports.
-    fn evaluate(&self) -> Result<Vec<Evaluation>, EvalError>;
+    fn evaluate(&self, stop: &dyn Fn() -> bool) -> Result<Option<Vec<Evaluation>>, EvalError>;
 }

@@ -28,7 +28,7 @@ pub enum TrainError {
     #[error(transparent)]
     Write(#[from] WriteError),
     #[error(
-        "{source}; the run can be resumed from its last checkpoint. If memory ran out, lower train.micro_batch \
+        "{source}; the same command goes on from the last checkpoint. If memory ran out, lower train.micro_batch \
              (same result, less memory) or set train.recompute = \"blocks\""
     )]
     Device {
@@ -39,8 +39,8 @@ pub enum TrainError {
     Kernel(#[from] KernelError),
     #[error(
         "loss or gradient was not finite in {steps} steps in a row, up to step {step} (loss {loss}, gradient norm \
-         {grad_norm}); the weights are those of step {last_good}, in {}. Lower optim.lr, set optim.clip_grad_norm, or \
-         look at the clips of these steps", checkpoint.display()
+         {grad_norm}); the weights are those of step {last_good}, in {0}. Go on with --resume {0} and a lower optim.lr or an \
+         optim.clip_grad_norm, or look at the clips of these steps", checkpoint.display()
     )]
     NotFinite { steps: u64, step: u64, last_good: u64, loss: f32, grad_norm: f32, checkpoint: PathBuf },
     #[error(
@@ -56,8 +56,13 @@ pub enum TrainError {
     Precision { device: String },
     #[error("data.train is empty: a recipe needs at least one [[data.train]] set")]
     NoTrainingData,
-    #[error("cannot remove {}: {source}", path.display())]
-    Remove { path: PathBuf, source: std::io::Error },
+    #[error(
+        "the training data have changed since the checkpoint was made: {was_clips} clips and {was_batches} batches an \
+         epoch then, {clips} and {batches} now; restore them, or start over with --fresh"
+    )]
+    OtherData { was_clips: u64, was_batches: u64, clips: u64, batches: u64 },
+    #[error("the training data ended at step {step} of {last_step}: a bug, please report it with the recipe")]
+    EndedEarly { step: u64, last_step: u64 },
     #[error("cannot watch for SIGTERM and SIGINT: {source}")]
     Signals { source: std::io::Error },
 }

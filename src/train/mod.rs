@@ -19,20 +19,19 @@ use crate::config::Resolved;
 use crate::device::DeviceInfo;
 use crate::eval::retrieval::EvalSet;
 use crate::optim::Optimizer;
-use crate::report::Record;
+use crate::report::{Record, Results};
 use crate::task::{ContrastiveTask, Task};
 use burn_cubecl::CubeRuntime;
 use records::Records;
 use setup::Start;
 use std::path::PathBuf;
-use std::time::Instant;
 use training_loop::Trainer;
 
 /// How a run ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// All steps done; the report is written.
-    Finished { report: PathBuf },
+    /// All steps done; the report is written, and `results.json` when a set is scored by recall before and after.
+    Finished { report: PathBuf, results: Option<Results> },
     /// Asked to stop; everything is in the checkpoint.
     Interrupted { checkpoint: PathBuf },
 }
@@ -47,11 +46,9 @@ pub fn run<R: CubeRuntime>(
     info: &DeviceInfo,
     options: &RunOptions,
 ) -> Result<Outcome, TrainError> {
-    let started = Instant::now();
     let recipe = &resolved.recipe;
     let folder = recipe.output_dir();
     let stop = StopSignal::install()?;
-    setup::prepare_folder(&folder, options)?;
     let mut store = CheckpointStore::new(&folder, recipe.train.keep_checkpoints)?;
     let start = Start::find(&store, resolved, &folder, options)?;
     let recipe_toml = recipe.to_toml()?;
@@ -60,15 +57,17 @@ pub fn run<R: CubeRuntime>(
     let sources = load_sources(&recipe.data.train)?;
     let eval_sets = recipe.data.eval.iter().map(EvalSet::load).collect::<Result<Vec<_>, _>>()?;
     let dtype = compute_dtype::<R>(recipe.train.precision, device)?;
-    let values = match &start.resumed {
-        Some(resumed) => resumed.values.clone(),
-        None => initial_values(recipe)?,
+    let (values, moments, state) = match start.resumed {
+        Some(resumed) => (resumed.values, Some(resumed.moments), Some(resumed.state)),
+        None => (initial_values(recipe)?, None, None),
     };
+    if options.fresh {
+        // Only now: everything the new run needs has been found.
+        store.clear()?;
+    }
     let task = ContrastiveTask::<R>::new(recipe, &values, dtype, device, eval_sets);
     drop(values);
-    let optimizer = Optimizer::new(&recipe.optim, task.params(), start.resumed.as_ref().map(|r| r.moments.clone()));
-
-    let state = start.resumed.as_ref().map(|r| r.state.clone());
+    let optimizer = Optimizer::new(&recipe.optim, task.params(), moments);
     let mut records = Records::open(&folder, recipe, state.as_ref())?;
     let mut trainer = Trainer::new(&task, optimizer, recipe, &recipe_toml, sources, state)?;
     records.announce(&trainer.announcement(info, dtype));
@@ -76,17 +75,11 @@ pub fn run<R: CubeRuntime>(
     match ended {
         training_loop::Ended::Interrupted { checkpoint } => Ok(Outcome::Interrupted { checkpoint }),
         training_loop::Ended::Finished { evaluations } => {
-            let history: Vec<Record> = records.finish()?;
-            let facts = summary::Facts {
-                resolved,
-                info,
-                dtype,
-                trained_s: trainer.trained_s(),
-                wall_s: started.elapsed().as_secs_f64(),
-                bad: trainer.bad_samples(),
-            };
-            let report = summary::write(&folder, &facts, history, &evaluations)?;
-            Ok(Outcome::Finished { report })
+            let history: Vec<Record> = records.history()?;
+            let facts =
+                summary::Facts { resolved, info, dtype, running_s: trainer.running_s(), bad: trainer.bad_samples() };
+            let (report, results) = summary::write(&folder, &facts, history, &evaluations)?;
+            Ok(Outcome::Finished { report, results })
         }
     }
 }

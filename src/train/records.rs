@@ -4,6 +4,7 @@ use super::TrainError;
 use crate::checkpoint::TrainState;
 use crate::config::recipe::Recipe;
 use crate::eval::Evaluation;
+use crate::fs::WriteError;
 use crate::report::{EvalRecord, EventWriter, MetricsLog, Progress, ProgressPlan, Record, StepRecord, read_metrics};
 use std::io::Stderr;
 use std::path::{Path, PathBuf};
@@ -24,14 +25,22 @@ impl Records {
     /// Starts the files, or goes on after the step of `state`, dropping what was recorded beyond it.
     pub fn open(folder: &Path, recipe: &Recipe, state: Option<&TrainState>) -> Result<Self, TrainError> {
         let metrics_path = folder.join("metrics.jsonl");
+        let tensorboard = folder.join("tensorboard");
         let metrics = match state {
             Some(state) => MetricsLog::resume(&metrics_path, state.step)?,
-            None => MetricsLog::create(&metrics_path)?,
+            None => {
+                if tensorboard.is_dir() {
+                    // Curves of a run that was started over would be drawn into this one's.
+                    let failed = |source| WriteError::new("remove", &tensorboard, 0, source);
+                    crate::fs::remove_folder(&tensorboard).map_err(failed)?;
+                }
+                MetricsLog::create(&metrics_path)?
+            }
         };
         Ok(Records {
             metrics,
             metrics_path,
-            tensorboard: EventWriter::create(&folder.join("tensorboard"), state.map(|s| s.step))?,
+            tensorboard: EventWriter::create(&tensorboard, state.map(|s| s.step))?,
             progress: None,
             batch_size: recipe.train.batch_size,
             first_step: state.map_or(0, |s| s.step),
@@ -76,16 +85,21 @@ impl Records {
     fn write(&mut self, record: Record) -> Result<(), TrainError> {
         self.metrics.write(&record)?;
         self.tensorboard.record(&record)?;
-        Ok(())
+        Ok(self.tensorboard.flush()?)
     }
 
-    /// Flushes everything and returns the whole history, earlier runs included.
-    pub fn finish(&mut self) -> Result<Vec<Record>, TrainError> {
+    /// The whole history, earlier runs included.
+    pub fn history(&self) -> Result<Vec<Record>, TrainError> {
+        Ok(read_metrics(&self.metrics_path)?)
+    }
+}
+
+impl Drop for Records {
+    /// However the run ends, what is said next starts on a line of its own.
+    fn drop(&mut self) {
         if let Some(progress) = &mut self.progress {
             progress.finish();
         }
-        self.tensorboard.flush()?;
-        Ok(read_metrics(&self.metrics_path)?)
     }
 }
 

@@ -38,8 +38,9 @@ pub(super) struct Resumed {
 
 /// Recipe keys that may differ between a checkpoint and the run that goes on from it: they change how long, where and
 /// how fast, not what is computed.
-const MAY_DIFFER: [&str; 14] = [
+const MAY_DIFFER: [&str; 15] = [
     "name",
+    "model.init",
     "data.workers",
     "data.prefetch",
     "data.max_bad_share",
@@ -55,12 +56,9 @@ const MAY_DIFFER: [&str; 14] = [
     "data.eval",
 ];
 
-pub(super) fn prepare_folder(folder: &Path, options: &RunOptions) -> Result<(), TrainError> {
-    let checkpoints = folder.join("checkpoints");
-    if options.fresh && checkpoints.is_dir() {
-        crate::fs::remove_folder(&checkpoints).map_err(|source| TrainError::Remove { path: checkpoints, source })?;
-    }
-    Ok(())
+/// Whether a key only says where something lies.
+fn is_place(key: &str) -> bool {
+    key.starts_with("data.train.") && [".root", ".annotations", ".name"].iter().any(|end| key.ends_with(end))
 }
 
 impl Start {
@@ -75,6 +73,7 @@ impl Start {
             tracing::warn!("removed what a killed run had left unfinished: {}", path.display());
         }
         let found = match &options.resume {
+            _ if options.fresh => None,
             Some(path) => Some(checkpoint::locate(path, Pick::Latest)?),
             None => {
                 let latest = store.latest_valid()?;
@@ -93,7 +92,7 @@ impl Start {
         }
         tracing::info!("resuming from {}", path.display());
         let saved = checkpoint::read(&path)?;
-        check_recipe(&path, &saved.recipe, resolved)?;
+        check_recipe(&path, &saved.recipe, resolved, options)?;
         let specs = init::specs(&ClipShape::of(&resolved.recipe));
         let values = in_order(&path, &specs, "", &saved.weights)?;
         let first = in_order(&path, &specs, "moment1.", &saved.optimizer)?;
@@ -103,13 +102,21 @@ impl Start {
 }
 
 /// The recipe of a checkpoint must compute what the new one computes.
-fn check_recipe(path: &Path, saved: &str, resolved: &Resolved) -> Result<(), TrainError> {
+/// With an explicit `--resume` the optimizer's settings may be changed too: what one does after a run diverged.
+fn check_recipe(path: &Path, saved: &str, resolved: &Resolved, options: &RunOptions) -> Result<(), TrainError> {
     let before = Recipe::from_toml(saved, &path.display().to_string(), &[])?.recipe;
-    let changed: Vec<String> = differences(&before, &resolved.recipe)?
-        .into_iter()
-        .filter(|(key, ..)| !MAY_DIFFER.iter().any(|allowed| key == allowed || key.starts_with(&format!("{allowed}."))))
-        .map(|(key, was, now)| format!("{key} was {was}, is {now}"))
-        .collect();
+    let mut changed = Vec::new();
+    for (key, was, now) in differences(&before, &resolved.recipe)? {
+        let harmless = |allowed: &&str| key == **allowed || key.starts_with(&format!("{allowed}."));
+        if MAY_DIFFER.iter().any(|allowed| harmless(&allowed)) || is_place(&key) {
+            continue;
+        }
+        if options.resume.is_some() && key.starts_with("optim.") {
+            tracing::warn!("{key} was {was} in {}, is {now} from here on", path.display());
+            continue;
+        }
+        changed.push(format!("{key} was {was}, is {now}"));
+    }
     if changed.is_empty() {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: finish the step, write a checkpoint, leave. A second one ends the process at once.
+//! SIGTERM and SIGINT: finish the step, write a checkpoint, leave. A second one ends the process at once, with exit code 1.
 
 use super::TrainError;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -18,7 +18,7 @@ impl StopSignal {
         let stop = Self::default();
         for signal in [SIGTERM, SIGINT] {
             // In this order: the first signal finds the flag down, passes the first handler and raises it.
-            signal_hook::flag::register_conditional_shutdown(signal, 130, stop.0.clone())
+            signal_hook::flag::register_conditional_shutdown(signal, 1, stop.0.clone())
                 .and_then(|_| signal_hook::flag::register(signal, stop.0.clone()))
                 .map_err(|source| TrainError::Signals { source })?;
         }

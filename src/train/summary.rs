@@ -13,17 +13,19 @@ pub(super) struct Facts<'a> {
     pub resolved: &'a Resolved,
     pub info: &'a DeviceInfo,
     pub dtype: DType,
-    pub trained_s: f64,
-    pub wall_s: f64,
+    /// Seconds the run has taken over all restarts, evaluation included.
+    pub running_s: f64,
     pub bad: BadSamples,
 }
 
 /// Scores shown, with their names for people.
-const SHOWN: [(&str, &str); 11] = [
+const SHOWN: [(&str, &str); 13] = [
     ("t2v_r1", "text to video R@1"),
     ("v2t_r1", "video to text R@1"),
     ("t2v_r5", "text to video R@5"),
     ("v2t_r5", "video to text R@5"),
+    ("t2v_r10", "text to video R@10"),
+    ("v2t_r10", "video to text R@10"),
     ("map_avg", "mAP"),
     ("ndcg_avg", "nDCG"),
     ("map_v2t", "mAP, video to text"),
@@ -33,15 +35,16 @@ const SHOWN: [(&str, &str); 11] = [
     ("textbook_map_avg", "mAP, textbook"),
 ];
 
-/// Writes both files; returns the report's path.
+/// Writes both files; returns the report's path and what `results.json` holds.
 pub(super) fn write(
     folder: &Path,
     facts: &Facts,
     history: Vec<Record>,
     evaluations: &[Evaluation],
-) -> Result<PathBuf, TrainError> {
+) -> Result<(PathBuf, Option<Results>), TrainError> {
     let tables: Vec<EvalTable> = evaluations.iter().map(|e| table(e, before(&history, &e.set))).collect();
-    if let Some(results) = evaluations.iter().find_map(|e| results(e, before(&history, &e.set), facts)) {
+    let results = evaluations.iter().find_map(|e| results(e, before(&history, &e.set), facts));
+    if let Some(results) = &results {
         results.write(&folder.join("results.json"))?;
     }
     let recipe = &facts.resolved.recipe;
@@ -53,19 +56,18 @@ pub(super) fn write(
             Fact::new("precision", facts.dtype.name()),
             Fact::new("recipe", facts.resolved.source.clone()),
             Fact::new("batch", format!("{} clips, {} at once", recipe.train.batch_size, recipe.train.clips_at_once())),
-            Fact::new("training time", duration(facts.trained_s)),
-            Fact::new("wall time of this run", duration(facts.wall_s)),
+            Fact::new("running time, evaluation included", duration(facts.running_s)),
             Fact::new("avion", env!("CARGO_PKG_VERSION")),
         ],
         tables,
         records: history,
-        searches: Vec::new(),
+        searches: evaluations.iter().flat_map(|e| e.searches.clone()).collect(),
         clips: evaluations.iter().flat_map(|e| e.examples.iter().map(card)).collect(),
         bad_samples: facts.bad.clone(),
     };
     let report = folder.join("report.html");
     data.write(&report)?;
-    Ok(report)
+    Ok((report, results))
 }
 
 /// The scores of a set before the first step.
@@ -104,7 +106,7 @@ fn results(evaluation: &Evaluation, before: Option<&BTreeMap<String, f64>>, fact
         chance: scores(&evaluation.chance)?,
         before: scores(before?)?,
         after: scores(&evaluation.scores)?,
-        seconds: facts.wall_s,
+        seconds: facts.running_s,
         device: facts.info.name.clone(),
     })
 }

@@ -5,7 +5,7 @@ use super::setup::loader_config;
 use super::{StopSignal, TrainError};
 use crate::checkpoint::{BestMetric, CheckpointStore, HostTensor, ScheduleState, Snapshot, Tensors, TrainState};
 use crate::config::memory_estimate;
-use crate::config::recipe::Recipe;
+use crate::config::recipe::{ModelConfig, Recipe};
 use crate::data::Source;
 use crate::data::loader::{ClipBatch, Loader};
 use crate::data::sampler::Position;
@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 const UPDATES: &str = "updates";
 const SKIPPED_STEPS: &str = "skipped_steps";
 const BAD_IN_A_ROW: &str = "bad_steps_in_a_row";
+const CLIPS: &str = "clips";
+const BAD_SAMPLES: &str = "bad_samples";
 
 pub(super) struct Trainer<'a, R: CubeRuntime, K: Task<R>> {
     task: &'a K,
@@ -39,6 +41,9 @@ pub(super) struct Trainer<'a, R: CubeRuntime, K: Task<R>> {
     /// Steps after which training ends.
     last_step: u64,
     meter: Meter,
+    /// Bad samples counted before the last restart.
+    bad_before: u64,
+    since_save: Instant,
     runtime: std::marker::PhantomData<R>,
 }
 
@@ -67,14 +72,25 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
         let state = state.unwrap_or_else(|| TrainState { seed: recipe.seed, ..TrainState::default() });
         let start = Position { epoch: state.epoch, batch: state.batch };
         let loader = Loader::train(sources, loader_config(recipe), start)?;
-        let steps_per_epoch = loader.batches_per_epoch();
+        let (steps_per_epoch, clips) = (loader.batches_per_epoch(), loader.num_clips());
+        let was_clips = state.counters.get(CLIPS).copied();
+        if was_clips.is_some_and(|was| was != clips) {
+            return Err(TrainError::OtherData {
+                was_clips: was_clips.unwrap_or_default(),
+                was_batches: state.schedule.steps_per_epoch,
+                clips,
+                batches: steps_per_epoch,
+            });
+        }
         let schedule = LrSchedule::new(&recipe.optim, steps_per_epoch, recipe.train.epochs as u64);
         let total_steps = schedule.total_steps();
         let last_step = match recipe.train.max_steps as u64 {
             0 => total_steps,
             limit => limit.min(total_steps),
         };
-        let state = TrainState { schedule: ScheduleState { steps_per_epoch, total_steps }, ..state };
+        let mut state = TrainState { schedule: ScheduleState { steps_per_epoch, total_steps }, ..state };
+        state.counters.insert(CLIPS.into(), clips);
+        let bad_before = state.counters.get(BAD_SAMPLES).copied().unwrap_or(0);
         Ok(Trainer {
             task,
             optimizer,
@@ -85,6 +101,8 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
             state,
             last_step,
             meter: Meter::start(),
+            bad_before,
+            since_save: Instant::now(),
             runtime: std::marker::PhantomData,
         })
     }
@@ -109,8 +127,9 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
         )
     }
 
-    pub fn trained_s(&self) -> f64 {
-        self.state.trained_s + self.meter.since_save.elapsed().as_secs_f64()
+    /// Seconds the run has taken over all restarts.
+    pub fn running_s(&self) -> f64 {
+        self.state.trained_s + self.since_save.elapsed().as_secs_f64()
     }
 
     pub fn bad_samples(&self) -> BadSamples {
@@ -118,7 +137,7 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
         let example = |(kind, count): (&'static str, u64)| Fact::new(kind, count.to_string());
         BadSamples {
             samples: failures.tried(),
-            skipped: failures.bad(),
+            skipped: self.bad_before + failures.bad(),
             examples: failures.kinds().map(example).collect(),
         }
     }
@@ -132,12 +151,17 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
     ) -> Result<Ended, TrainError> {
         let mut evaluations = Vec::new();
         if self.state.step == 0 && self.recipe.eval.before_training {
-            evaluations = self.evaluate(records)?;
+            match self.evaluate(records, stop)? {
+                Some(scored) => evaluations = scored,
+                None => return Ok(Ended::Interrupted { checkpoint: self.save(store, false)? }),
+            }
         }
         records.plan(self.last_step);
         self.meter = Meter::start();
         while self.state.step < self.last_step {
-            let Some(batch) = self.loader.next() else { break };
+            let Some(batch) = self.loader.next() else {
+                return Err(TrainError::EndedEarly { step: self.state.step, last_step: self.last_step });
+            };
             let batch = batch?;
             let step = self.step(&batch)?;
             self.account(&batch, &step, store)?;
@@ -146,21 +170,32 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
             let epoch_ended = batch.next.epoch > batch.position.epoch;
             let finished = self.state.step == self.last_step;
             drop(batch);
-            if self.evaluation_due(epoch_ended, finished) {
-                evaluations = self.evaluate(records)?;
-                let best = self.note_best(&evaluations);
-                self.save(store, best)?;
-            } else if epoch_ended || finished || self.checkpoint_due() {
-                self.save(store, false)?;
-            }
-            if stop.raised() && !finished {
+            let due = self.evaluation_due(epoch_ended, finished);
+            if epoch_ended || finished || self.checkpoint_due() || (stop.raised() && !finished) {
                 let checkpoint = self.save(store, false)?;
-                return Ok(Ended::Interrupted { checkpoint });
+                if stop.raised() && !finished {
+                    return Ok(Ended::Interrupted { checkpoint });
+                }
+            }
+            if due {
+                // Saved above: an evaluation that fails or is interrupted costs no training.
+                let Some(scored) = self.evaluate(records, stop)? else {
+                    return Ok(Ended::Interrupted { checkpoint: self.save(store, false)? });
+                };
+                evaluations = scored;
+                if self.note_best(&evaluations) {
+                    self.save(store, true)?;
+                }
             }
         }
-        if evaluations.is_empty() {
-            // A finished run started again: score it, so that the report can be written again.
-            evaluations = self.evaluate(records)?;
+        if evaluations.is_empty() && !self.recipe.data.eval.is_empty() {
+            // A finished run started again, or one stopped in its last evaluation.
+            let Some(scored) = self.evaluate(records, stop)? else {
+                return Ok(Ended::Interrupted { checkpoint: self.save(store, false)? });
+            };
+            evaluations = scored;
+            let best = self.note_best(&evaluations);
+            self.save(store, best)?;
         }
         Ok(Ended::Finished { evaluations })
     }
@@ -184,27 +219,29 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
         self.state.step += 1;
         self.state.epoch = batch.next.epoch;
         self.state.batch = batch.next.batch;
-        if step.update.applied && step.loss.is_finite() {
-            self.add(UPDATES, 1);
-            self.state.counters.insert(BAD_IN_A_ROW.into(), 0);
-            return Ok(());
-        }
         if step.update.applied {
             self.add(UPDATES, 1);
+        }
+        if step.update.applied && step.loss.is_finite() {
+            self.state.counters.insert(BAD_IN_A_ROW.into(), 0);
+            return Ok(());
         }
         self.add(SKIPPED_STEPS, 1);
         self.add(BAD_IN_A_ROW, 1);
         let in_a_row = self.counter(BAD_IN_A_ROW);
         tracing::warn!(
-            "step {}: loss {} and gradient norm {} are not both finite; the update is skipped ({in_a_row} in a row)",
+            "step {}: loss {} and gradient norm {} are not both finite; the weights were {} ({in_a_row} in a row)",
             self.state.step,
             step.loss,
-            step.update.grad_norm
+            step.update.grad_norm,
+            if step.update.applied { "updated all the same" } else { "left as they were" },
         );
         if in_a_row < self.recipe.train.max_bad_steps.max(1) as u64 {
             return Ok(());
         }
         let last_good = self.state.step - in_a_row;
+        // Whoever resumes, with other settings, gets as many tries again.
+        self.state.counters.insert(BAD_IN_A_ROW.into(), 0);
         let checkpoint = self.save(store, false)?;
         let (loss, grad_norm) = (step.loss, step.update.grad_norm);
         Err(TrainError::NotFinite { steps: in_a_row, step: self.state.step, last_good, loss, grad_norm, checkpoint })
@@ -230,17 +267,18 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
             clips_per_s: rates.clips_per_s,
             data_wait: rates.data_wait,
             memory_bytes: memory_in_use(self.task.params()),
-            bad_samples: self.loader.failures().bad(),
+            bad_samples: self.bad_before + self.loader.failures().bad(),
         })
     }
 
-    fn evaluate(&mut self, records: &mut Records) -> Result<Vec<Evaluation>, TrainError> {
-        let evaluations = self.task.evaluate()?;
+    /// `None` when asked to stop meanwhile.
+    fn evaluate(&mut self, records: &mut Records, stop: &StopSignal) -> Result<Option<Vec<Evaluation>>, TrainError> {
+        let Some(evaluations) = self.task.evaluate(&|| stop.raised())? else { return Ok(None) };
         for evaluation in &evaluations {
             records.evaluation(self.state.step, self.epochs_done(), evaluation)?;
         }
         self.meter.pause_ended(self.loader.waited());
-        Ok(evaluations)
+        Ok(Some(evaluations))
     }
 
     /// Whether this is the best score of the first evaluation set so far.
@@ -248,9 +286,9 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
         let Some((first, value)) = evaluations.first().and_then(|e| Some((e, *e.scores.get("map_avg")?))) else {
             return false;
         };
-        let better = self.state.best.as_ref().is_none_or(|best| value > best.value);
+        let name = format!("{}/map_avg", first.set);
+        let better = self.state.best.as_ref().is_none_or(|best| best.name != name || value > best.value);
         if better {
-            let name = format!("{}/map_avg", first.set);
             self.state.best = Some(BestMetric { name, value, step: self.state.step });
         }
         better
@@ -274,12 +312,10 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
         let [first, second] = self.optimizer.moments(params)?;
         let mut optimizer = by_name(params, "moment1.", first)?;
         optimizer.extend(by_name(params, "moment2.", second)?);
-        self.state.trained_s = self.trained_s();
-        self.meter.since_save = Instant::now();
-        let metadata = BTreeMap::from([
-            ("activation".to_owned(), format!("{:?}", self.recipe.model.activation)),
-            ("model".to_owned(), format!("{:?}", self.recipe.model.size)),
-        ]);
+        self.state.trained_s = self.running_s();
+        self.since_save = Instant::now();
+        self.state.counters.insert(BAD_SAMPLES.into(), self.bad_before + self.loader.failures().bad());
+        let metadata = model_metadata(&self.recipe.model);
         let snapshot = Snapshot {
             weights: &weights,
             optimizer: &optimizer,
@@ -304,6 +340,19 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
     fn add(&mut self, name: &str, count: u64) {
         *self.state.counters.entry(name.to_owned()).or_insert(0) += count;
     }
+}
+
+/// What another program must know to use the weights, in the recipe's own words.
+fn model_metadata(model: &ModelConfig) -> BTreeMap<String, String> {
+    fn word(value: impl serde::Serialize) -> String {
+        serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+    BTreeMap::from([
+        ("activation".to_owned(), word(model.activation)),
+        ("size".to_owned(), word(model.size)),
+        ("vision_norm_eps".to_owned(), model.vision_norm_eps.to_string()),
+        ("text_norm_eps".to_owned(), model.text_norm_eps.to_string()),
+    ])
 }
 
 fn by_name<R: CubeRuntime>(params: &ParamStore<R>, prefix: &str, values: Vec<Vec<f32>>) -> Result<Tensors, TrainError> {
@@ -333,7 +382,6 @@ struct Meter {
     clips: usize,
     steps: u32,
     busy: Duration,
-    since_save: Instant,
 }
 
 struct Rates {
@@ -351,7 +399,6 @@ impl Meter {
             clips: 0,
             steps: 0,
             busy: Duration::ZERO,
-            since_save: Instant::now(),
         }
     }
 
