@@ -6,6 +6,7 @@
 //! | [`attention::flash`] | every block, on tensor cores | `[heads, tokens, 64]` | f16, bf16 | `attention::reference` |
 //! | [`gemm::tiled`] | every product, without subgroups | any strides | f32, f16, bf16 | `gemm::reference` |
 //! | [`gemm::cublaslt`] | every product, on CUDA | BLAS layouts | f32, f16, bf16 | `gemm::reference` |
+//! | [`column_sum`] | bias and norm gradients | `dst[n] += sum over rows of [rows, n]` | f32, f16, bf16 | `column_sum::reference` |
 //! | [`flat`] | weight gradients, the compute copy of the weights | accumulate, clear, cast over `[n]` | f32, f16, bf16 | in their test |
 //! | [`grad_norm`] | once per step | flat gradient `[n]` -> norm, clip factor, finite flag | f32 | `grad_norm::reference` |
 //! | [`adamw`] | once per step | flat parameters, gradients and moments `[n]` | f32, with an f16/bf16 copy | `adamw::reference` |
@@ -18,6 +19,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod column_sum;
 pub mod error;
 pub mod flat;
 pub mod gemm;

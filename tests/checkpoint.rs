@@ -279,7 +279,7 @@ fn a_damaged_newest_gives_way_to_an_older_one() {
 fn nothing_sound_is_an_error_that_gives_the_reasons() {
     let run = tempfile::tempdir().unwrap();
     let text = locate(run.path(), Pick::Latest).unwrap_err().to_string();
-    assert!(text.starts_with("no checkpoint in "), "{text}");
+    assert!(text.starts_with("no usable checkpoint in ") && text.contains("--fresh"), "{text}");
     let mut store = CheckpointStore::new(run.path(), 5).unwrap();
     let path = save(&mut store, &state(1, None), false);
     fs::write(path.join("model.safetensors"), "").unwrap();

@@ -9,6 +9,13 @@
 //!
 //! Source: Dao 2023, arXiv:2307.08691, algorithms 1 and 2.
 
+#![allow(
+    clippy::manual_div_ceil,
+    clippy::manual_is_multiple_of,
+    clippy::collapsible_if,
+    reason = "kernels are written in CubeCL's subset of Rust, where these forms are the ones it expands"
+)]
+
 use crate::{FloatKind, Handle};
 use cubecl::features::MmaConfig;
 use cubecl::{

@@ -3,7 +3,7 @@
 //! Shapes are odd on purpose: 1, primes, just off a power of two, and a ragged last cube.
 
 use avion_kernels::{
-    FloatKind, adamw, flat,
+    FloatKind, adamw, column_sum, flat,
     gemm::{
         self, Operand, Problem,
         tiled::{Matrix, tiled},
@@ -67,6 +67,19 @@ fn clear_and_cast_touch_exactly_their_range() {
         assert!(got[..len].iter().all(|v| *v == 0.0) && got[len..] == a[len..], "clear of {len}");
         flat::cast(&client, upload(&client, &a), dst.clone(), FloatKind::F32, len);
         assert_eq!(read_f32(&client, dst)[..len], a[..len]);
+    }
+}
+
+#[test]
+fn column_sum_adds_every_row_once() {
+    let (client, mut rng) = (client(), ChaCha8Rng::seed_from_u64(7));
+    for (rows, columns) in [(1, 1), (77, 300), (785, 64), (1000, 257), (300_000, 3)] {
+        let (src, before) = (values(&mut rng, rows * columns), values(&mut rng, columns));
+        let dst = upload(&client, &before);
+        column_sum::column_sum(&client, upload(&client, &src), FloatKind::F32, rows, columns, dst.clone());
+        let mut expected: Vec<f64> = before.iter().map(|v| *v as f64).collect();
+        column_sum::reference(&src, columns, &mut expected);
+        assert_close("column_sum", &read_f32(&client, dst), &expected, 1e-5);
     }
 }
 

@@ -5,7 +5,7 @@
 //! of 256 elements belongs to one optimizer group.
 
 use crate::ops::tensor::{T, contiguous, float_kind, tensor};
-use avion_kernels::{Handle, adamw::BLOCK, flat};
+use avion_kernels::{Handle, adamw::BLOCK, column_sum, flat};
 use burn::tensor::{DType, Shape};
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::ComputeClient;
@@ -85,6 +85,16 @@ impl<R: CubeRuntime> Weight<R> {
     /// The gradient, f32, in the parameter's shape: written in place by whoever computes it.
     pub fn gradient(&self) -> CubeTensor<R> {
         CubeTensor { handle: self.gradient.clone(), ..self.value.clone() }
+    }
+
+    /// Adds the sum over the rows of `gradients` (`[rows, len]`, f32 or the compute type) to the gradient.
+    pub fn accumulate_rows(&self, gradients: T<R, 2>) {
+        let [rows, columns] = gradients.dims();
+        let gradients = contiguous(gradients);
+        let Some(kind) = float_kind(gradients.dtype) else {
+            unreachable!("gradients are f32, f16 or bf16, not {:?}", gradients.dtype)
+        };
+        column_sum::column_sum(&gradients.client, gradients.handle, kind, rows, columns, self.gradient.clone());
     }
 
     /// Adds `gradient` (f32 or the compute type, as many elements as the parameter, or its first rows) to the gradient.

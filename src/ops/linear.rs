@@ -32,7 +32,7 @@ pub fn backward<R: CubeRuntime>(x: T<R, 2>, dy: T<R, 2>, weight: &Weight<R>, bia
 pub fn backward_weights<R: CubeRuntime>(x: T<R, 2>, dy: T<R, 2>, weight: &Weight<R>, bias: Option<&Weight<R>>) {
     gemm_accumulate(dy.clone().transpose(), x, weight);
     if let Some(bias) = bias {
-        bias.accumulate(super::column_sum(dy));
+        bias.accumulate_rows(dy);
     }
 }
 

@@ -46,8 +46,8 @@ pub fn backward<R: CubeRuntime>(x: T<R, 2>, stats: Stats<R>, dy: T<R, 2>, norm: 
     let dtype = dy.dtype();
     let dy = cast(dy, DType::F32);
     let n = (cast(x, DType::F32) - stats.mean) * stats.rstd.clone();
-    norm.weight.accumulate(super::column_sum(dy.clone() * n.clone()));
-    norm.bias.accumulate(super::column_sum(dy.clone()));
+    norm.weight.accumulate_rows(dy.clone() * n.clone());
+    norm.bias.accumulate_rows(dy.clone());
     let g = dy * norm.weight.value::<1>().unsqueeze();
     let projection = (g.clone() * n.clone()).mean_dim(1);
     let dx = (g.clone() - g.mean_dim(1) - n * projection) * stats.rstd;

@@ -107,8 +107,8 @@ fn check_recipe(path: &Path, saved: &str, resolved: &Resolved, options: &RunOpti
     let before = Recipe::from_toml(saved, &path.display().to_string(), &[])?.recipe;
     let mut changed = Vec::new();
     for (key, was, now) in differences(&before, &resolved.recipe)? {
-        let harmless = |allowed: &&str| key == **allowed || key.starts_with(&format!("{allowed}."));
-        if MAY_DIFFER.iter().any(|allowed| harmless(&allowed)) || is_place(&key) {
+        let harmless = |allowed: &&str| key == *allowed || key.starts_with(&format!("{allowed}."));
+        if MAY_DIFFER.iter().any(harmless) || is_place(&key) {
             continue;
         }
         if options.resume.is_some() && key.starts_with("optim.") {

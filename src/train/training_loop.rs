@@ -171,7 +171,7 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
             let finished = self.state.step == self.last_step;
             drop(batch);
             let due = self.evaluation_due(epoch_ended, finished);
-            if epoch_ended || finished || self.checkpoint_due() || (stop.raised() && !finished) {
+            if epoch_ended || finished || self.checkpoint_due() || stop.raised() {
                 let checkpoint = self.save(store, false)?;
                 if stop.raised() && !finished {
                     return Ok(Ended::Interrupted { checkpoint });
