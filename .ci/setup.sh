@@ -10,7 +10,8 @@ readonly MANIFEST="${BASH_SOURCE[0]%/*}/../Cargo.toml"
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: error: %s\n' "$1" >&2; [ $# -lt 2 ] || printf '  %s\n' "${@:2}" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
-has_library() { /sbin/ldconfig -p 2>/dev/null | grep -q "$1"; }
+# No pipe into `grep -q`: it leaves at the first match, and a writer cut off then counts as a failure under pipefail.
+has_library() { [[ "$(/sbin/ldconfig -p 2>/dev/null)" == *"$1"* ]]; }
 any_file() { compgen -G "$1" >/dev/null; }
 
 has_build_tools() { have make && have cc && have c++; }
@@ -39,9 +40,9 @@ check_rust() {
   have cargo || fail 'Rust is missing. Install it, open a new shell and run this again:' \
     "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
   local needed found
-  needed=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$MANIFEST" | head -n 1)
+  needed=$(sed -n '/^rust-version = "/{s/^rust-version = "\(.*\)"/\1/p;q}' "$MANIFEST")
   found=$(rustc --version | awk '{ print $2 }')
-  [ "$(printf '%s\n' "$needed" "$found" | sort -V | head -n 1)" = "$needed" ] ||
+  printf '%s\n' "$needed" "$found" | sort -VC ||
     fail "Rust $needed or newer is needed, found $found. With rustup:" 'rustup update stable'
 }
 
