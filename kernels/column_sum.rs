@@ -1,39 +1,152 @@
-//! Sum over the rows of a tall matrix, added to an f32 vector: the gradient of a bias or of a norm's gain.
+//! Sum over the rows of a tall matrix, added to an f32 vector: the gradient of a bias, of a norm's gain or of a table of
+//! positions (a matrix of `[clips, tokens * width]`).
 //!
-//! Bytes: the matrix once; memory bound. Two launches in a fixed order, so the result repeats to the bit: chunks of rows
-//! are summed side by side, then the chunks' sums are folded into the destination.
+//! Bytes: the matrix once, in 16-byte accesses, [`UNROLL`] of them in flight per unit; memory bound. Two launches in a
+//! fixed order, so the result repeats to the bit: units sum chunks of rows side by side, then the chunks' sums are folded
+//! into the destination. The partial sums are a few MB at most (one f32 vector for each unit of a single wave).
 
+use crate::walk::{Walk, planes_of_32, vector_width};
 use crate::{FloatKind, Handle, launch::UNITS, with_float};
 use cubecl::prelude::*;
 
-/// Rows one unit sums in the first pass, unless that would make more chunks than [`MAX_CHUNKS`].
-const ROWS_PER_CHUNK: usize = 256;
-const MAX_CHUNKS: usize = 1024;
+/// Rows in flight per unit.
+const UNROLL: u32 = 4;
+
+/// Units that share the fold of one column where barriers are cheap.
+const SLICES: u32 = 32;
 
 #[cube(launch_unchecked)]
-fn chunk_sums<F: Float>(src: &Array<F>, partials: &mut Array<f32>, rows: u32, columns: u32, rows_per_chunk: u32) {
-    let column = CUBE_POS_X * UNITS + UNIT_POS;
-    if column < columns {
-        let first = CUBE_POS_Y * rows_per_chunk;
-        let last = min(first + rows_per_chunk, rows);
-        let mut sum = f32::new(0.0);
-        for row in first..last {
-            sum += f32::cast_from(src[(row * columns + column) as usize]);
+pub(crate) fn partial_sums<F: Float, N: Size>(
+    src: &Array<Vector<F, N>>,
+    partials: &mut Array<Vector<f32, N>>,
+    rows: u32,
+    vectors: u32,
+    rows_per_chunk: u32,
+    #[comptime] unroll: u32,
+) {
+    let column = CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X;
+    if column < vectors {
+        let last = min((CUBE_POS_Y + 1) * rows_per_chunk, rows);
+        let mut row = CUBE_POS_Y * rows_per_chunk + UNIT_POS_Y;
+        let mut sum = Vector::<f32, N>::new(0.0);
+        while row < last {
+            let mut values = Array::<Vector<F, N>>::new(unroll as usize);
+            #[unroll]
+            for i in 0..unroll {
+                let at = min(row + i * CUBE_DIM_Y, last - 1) * vectors + column;
+                values[i as usize] = src[at as usize];
+            }
+            #[unroll]
+            for i in 0..unroll {
+                if row + i * CUBE_DIM_Y < last {
+                    sum += Vector::cast_from(values[i as usize]);
+                }
+            }
+            row += unroll * CUBE_DIM_Y;
         }
-        partials[(CUBE_POS_Y * columns + column) as usize] = sum;
+        partials[((CUBE_POS_Y * CUBE_DIM_Y + UNIT_POS_Y) * vectors + column) as usize] = sum;
     }
 }
 
+/// Adds the column sums of `partials`, `[count, columns * destinations]`, to one to three destinations of `[columns]`.
+/// `slices` units share a column and meet in shared memory; one slice needs no barrier.
 #[cube(launch_unchecked)]
-fn fold_chunks(partials: &Array<f32>, dst: &mut Array<f32>, chunks: u32, columns: u32) {
-    let column = CUBE_POS_X * UNITS + UNIT_POS;
-    if column < columns {
-        let mut sum = f32::new(0.0);
-        for chunk in 0..chunks {
-            sum += partials[(chunk * columns + column) as usize];
+pub(crate) fn fold_kernel(
+    partials: &Array<f32>,
+    first: &mut Array<f32>,
+    second: &mut ComptimeOption<Array<f32>>,
+    third: &mut ComptimeOption<Array<f32>>,
+    count: u32,
+    columns: u32,
+    total: u32,
+    #[comptime] slices: u32,
+) {
+    let across = comptime!(UNITS / slices);
+    let column = CUBE_POS_X * across + UNIT_POS % across;
+    let slice = UNIT_POS / across;
+    let mut sum = f32::new(0.0);
+    if column < total {
+        let mut row = slice;
+        while row < count {
+            // Independent loads, then additions in order: eight in flight instead of one.
+            let mut values = Array::<f32>::new(8usize);
+            #[unroll]
+            for i in 0..8u32 {
+                values[i as usize] = partials[(min(row + i * slices, count - 1) * total + column) as usize];
+            }
+            #[unroll]
+            for i in 0..8u32 {
+                if row + i * slices < count {
+                    sum += values[i as usize];
+                }
+            }
+            row += 8 * slices;
         }
-        dst[column as usize] += sum;
     }
+    if comptime!(slices > 1) {
+        let mut scratch = SharedMemory::<f32>::new(UNITS as usize);
+        scratch[UNIT_POS as usize] = sum;
+        sync_cube();
+        if slice == 0 {
+            #[unroll]
+            for other in 1..slices {
+                sum += scratch[(other * across + UNIT_POS) as usize];
+            }
+        }
+    }
+    if slice == 0 && column < total {
+        if column < columns {
+            first[column as usize] += sum;
+        } else {
+            let column = column - columns;
+            if column < columns {
+                #[comptime]
+                match second {
+                    ComptimeOption::Some(second) => second[column as usize] += sum,
+                    ComptimeOption::None => {}
+                }
+            } else {
+                #[comptime]
+                match third {
+                    ComptimeOption::Some(third) => third[(column - columns) as usize] += sum,
+                    ComptimeOption::None => {}
+                }
+            }
+        }
+    }
+}
+
+/// Adds the column sums of `partials`, `[count, 1 to 3, columns]`, to as many `destinations` of `[columns]`, in order.
+pub(crate) fn fold<R: Runtime>(
+    client: &ComputeClient<R>,
+    partials: &Handle,
+    count: usize,
+    columns: usize,
+    destinations: [Option<&Handle>; 3],
+) {
+    let [Some(first), second, third] = destinations else { return };
+    let total = columns * destinations.iter().flatten().count();
+    let slices = if planes_of_32(client) { SLICES } else { 1 };
+    let array = |handle: &Handle| {
+        // SAFETY: the callers' contract; the kernel checks each column against `columns`.
+        unsafe { ArrayArg::from_raw_parts(handle.clone(), columns) }
+    };
+    // SAFETY: rows and columns are those of the buffers, and the kernel checks its positions against them.
+    unsafe {
+        fold_kernel::launch_unchecked::<R>(
+            client,
+            CubeCount::Static((total as u32).div_ceil(UNITS / slices), 1, 1),
+            CubeDim::new_1d(UNITS),
+            ArrayArg::from_raw_parts(partials.clone(), count * total),
+            array(first),
+            second.map(array).into(),
+            third.map(array).into(),
+            count as u32,
+            columns as u32,
+            total as u32,
+            slices,
+        )
+    };
 }
 
 /// `dst[column] += sum over rows of src[row, column]`, in f32.
@@ -49,32 +162,25 @@ pub fn column_sum<R: Runtime>(
     columns: usize,
     dst: Handle,
 ) {
-    let rows_per_chunk = ROWS_PER_CHUNK.max(rows.div_ceil(MAX_CHUNKS));
-    let chunks = rows.div_ceil(rows_per_chunk).max(1);
-    let partials = client.empty(chunks * columns * 4);
-    let cubes = (columns as u32).div_ceil(UNITS);
+    let width = vector_width(client, kind, columns);
+    let walk = Walk::new(client, rows, columns / width, UNROLL);
+    let partials = client.empty(walk.partial_rows() * columns * 4);
     with_float!(kind, F => unsafe {
-        // SAFETY: rows and columns are those of the buffers, and both kernels check their positions against them.
-        chunk_sums::launch_unchecked::<F, R>(
+        // SAFETY: rows and columns are those of the buffers, and the kernel checks its positions against them.
+        partial_sums::launch_unchecked::<F, R>(
             client,
-            CubeCount::Static(cubes, chunks as u32, 1),
-            CubeDim::new_1d(UNITS),
+            walk.count(),
+            walk.dim(),
+            width,
             ArrayArg::from_raw_parts(src, rows * columns),
-            ArrayArg::from_raw_parts(partials.clone(), chunks * columns),
+            ArrayArg::from_raw_parts(partials.clone(), walk.partial_rows() * columns),
             rows as u32,
-            columns as u32,
-            rows_per_chunk as u32,
-        );
-        fold_chunks::launch_unchecked::<R>(
-            client,
-            CubeCount::Static(cubes, 1, 1),
-            CubeDim::new_1d(UNITS),
-            ArrayArg::from_raw_parts(partials, chunks * columns),
-            ArrayArg::from_raw_parts(dst, columns),
-            chunks as u32,
-            columns as u32,
-        );
+            walk.vectors as u32,
+            walk.rows_per_chunk,
+            UNROLL,
+        )
     });
+    fold(client, &partials, walk.partial_rows(), columns, [Some(&dst), None, None]);
 }
 
 /// The same in f64, added to `dst`.

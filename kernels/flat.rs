@@ -1,69 +1,91 @@
-//! Elementwise passes over flat buffers: accumulate, clear, cast. Memory bound, one launch each.
+//! Elementwise passes over flat buffers: accumulate, clear, cast. One launch each, four elements a unit.
+//!
+//! Memory bound. Bytes per element: accumulate 8 plus the source's size, clear 4, cast 4 plus the destination's size.
 
 use crate::{FloatKind, Handle, launch::grid, with_float};
 use cubecl::prelude::*;
 
+/// Elements one unit handles: 16 bytes of f32 where the length allows it.
+pub(crate) fn lanes(len: usize) -> usize {
+    if len.is_multiple_of(4) { 4 } else { 1 }
+}
+
 #[cube(launch_unchecked)]
-fn accumulate_kernel<F: Float>(src: &Array<F>, dst: &mut Array<f32>, len: u32) {
+fn convert_kernel<I: Float, O: Float, N: Size>(
+    src: &Array<Vector<I, N>>,
+    dst: &mut Array<Vector<O, N>>,
+    vectors: u32,
+    #[comptime] add: bool,
+) {
     let i = ABSOLUTE_POS;
-    if i < len as usize {
-        dst[i] += f32::cast_from(src[i]);
+    if i < vectors as usize {
+        let value = Vector::<O, N>::cast_from(src[i]);
+        if comptime!(add) {
+            dst[i] += value;
+        } else {
+            dst[i] = value;
+        }
     }
 }
 
 #[cube(launch_unchecked)]
-fn clear_kernel(dst: &mut Array<f32>, len: u32) {
+fn clear_kernel<N: Size>(dst: &mut Array<Vector<f32, N>>, vectors: u32) {
     let i = ABSOLUTE_POS;
-    if i < len as usize {
-        dst[i] = f32::new(0.0);
+    if i < vectors as usize {
+        dst[i] = Vector::new(0.0);
     }
 }
 
-#[cube(launch_unchecked)]
-fn cast_kernel<F: Float>(src: &Array<f32>, dst: &mut Array<F>, len: u32) {
-    let i = ABSOLUTE_POS;
-    if i < len as usize {
-        dst[i] = F::cast_from(src[i]);
-    }
+/// `dst = src` or `dst += src`, whatever the two types.
+fn convert<R: Runtime, I: Float + CubeElement, O: Float + CubeElement>(
+    client: &ComputeClient<R>,
+    src: &Handle,
+    dst: &Handle,
+    len: usize,
+    add: bool,
+) {
+    let lanes = lanes(len);
+    let (count, dim) = grid(len / lanes);
+    // SAFETY: both arrays hold `len` elements and the kernel checks its position against it.
+    unsafe {
+        convert_kernel::launch_unchecked::<I, O, R>(
+            client,
+            count,
+            dim,
+            lanes,
+            ArrayArg::from_raw_parts(src.clone(), len),
+            ArrayArg::from_raw_parts(dst.clone(), len),
+            (len / lanes) as u32,
+            add,
+        )
+    };
 }
 
 /// `dst += src`: how a layer adds its weight gradient into the flat gradient buffer.
 ///
-/// `src`: `[len]`, contiguous, of `kind`; `dst`: `[len]`, f32.
-pub fn accumulate<R: Runtime>(client: &ComputeClient<R>, src: Handle, kind: FloatKind, dst: Handle, len: usize) {
-    let (count, dim) = grid(len);
-    with_float!(kind, F => unsafe {
-        // SAFETY: both arrays hold `len` elements and the kernel checks its position against `len`.
-        accumulate_kernel::launch_unchecked::<F, R>(
-            client,
-            count,
-            dim,
-            ArrayArg::from_raw_parts(src, len),
-            ArrayArg::from_raw_parts(dst, len),
-            len as u32,
-        )
-    });
+/// `src`: `[len]`, contiguous, of `kind`; `dst`: `[len]`, f32, another buffer.
+pub fn accumulate<R: Runtime>(client: &ComputeClient<R>, src: &Handle, kind: FloatKind, dst: &Handle, len: usize) {
+    with_float!(kind, F => convert::<R, F, f32>(client, src, dst, len, true));
+}
+
+/// `dst = src`, from f32 to `kind`, for `[len]`; two different buffers.
+pub fn cast<R: Runtime>(client: &ComputeClient<R>, src: &Handle, dst: &Handle, kind: FloatKind, len: usize) {
+    with_float!(kind, F => convert::<R, f32, F>(client, src, dst, len, false));
 }
 
 /// `dst = 0`, for `[len]` f32.
-pub fn clear<R: Runtime>(client: &ComputeClient<R>, dst: Handle, len: usize) {
-    let (count, dim) = grid(len);
-    // SAFETY: `dst` holds `len` elements and the kernel checks its position against `len`.
-    unsafe { clear_kernel::launch_unchecked::<R>(client, count, dim, ArrayArg::from_raw_parts(dst, len), len as u32) };
-}
-
-/// `dst = src`, from f32 to `kind`, for `[len]`.
-pub fn cast<R: Runtime>(client: &ComputeClient<R>, src: Handle, dst: Handle, kind: FloatKind, len: usize) {
-    let (count, dim) = grid(len);
-    with_float!(kind, F => unsafe {
-        // SAFETY: both arrays hold `len` elements and the kernel checks its position against `len`.
-        cast_kernel::launch_unchecked::<F, R>(
+pub fn clear<R: Runtime>(client: &ComputeClient<R>, dst: &Handle, len: usize) {
+    let lanes = lanes(len);
+    let (count, dim) = grid(len / lanes);
+    // SAFETY: `dst` holds `len` elements and the kernel checks its position against it.
+    unsafe {
+        clear_kernel::launch_unchecked::<R>(
             client,
             count,
             dim,
-            ArrayArg::from_raw_parts(src, len),
-            ArrayArg::from_raw_parts(dst, len),
-            len as u32,
+            lanes,
+            ArrayArg::from_raw_parts(dst.clone(), len),
+            (len / lanes) as u32,
         )
-    });
+    };
 }

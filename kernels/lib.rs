@@ -3,13 +3,23 @@
 //! | kernel | called by | shapes | dtypes | reference |
 //! | --- | --- | --- | --- | --- |
 //! | [`patch_ingest`] | the vision towers' input | u8 `[batch, frames, height, width, 3]` -> `[batch, tokens, 3 * patch * patch]` | f32, f16, bf16 | `patch_ingest::reference` |
-//! | [`attention::flash`] | every block, on tensor cores | `[heads, tokens, 64]` | f16, bf16 | `attention::reference` |
+//! | [`embedding`] | the text tower's input | ids `[rows]` -> `[rows, width]`; gradient grouped by token | f32, f16, bf16 | `embedding::reference` |
+//! | [`layer_norm`] | every block, with the residual's gradient | `[rows, width]` | f32, f16, bf16 | `layer_norm::reference` |
+//! | [`attention`] | every block | `[batch, tokens, 3, heads, head_dim]` -> `[batch, tokens, heads * head_dim]` | f32, f16, bf16 | `attention::reference` |
+//! | [`attention::pooled`] | a tower's last block | one query a sample | f32, f16, bf16 | in its test |
+//! | [`activation`] | every MLP | `[rows, columns]`, with the bias's gradient | f32, f16, bf16 | `activation::reference` |
+//! | [`residual`] | drop path, positions, products without an epilogue | `[rows, columns]` | f32, f16, bf16 | `residual::reference` |
 //! | [`gemm::tiled`] | every product, without subgroups | any strides | f32, f16, bf16 | `gemm::reference` |
 //! | [`gemm::cublaslt`] | every product, on CUDA | BLAS layouts | f32, f16, bf16 | `gemm::reference` |
-//! | [`column_sum`] | bias and norm gradients | `dst[n] += sum over rows of [rows, n]` | f32, f16, bf16 | `column_sum::reference` |
-//! | [`flat`] | weight gradients, the compute copy of the weights | accumulate, clear, cast over `[n]` | f32, f16, bf16 | in their test |
+//! | [`column_sum`] | bias gradients | `dst[n] += sum over rows of [rows, n]` | f32, f16, bf16 | `column_sum::reference` |
+//! | [`rows`], [`row_add`] | the heads | `[rows, width]`: gather, scatter, normalise, add | f32, f16, bf16 | `rows::reference` |
+//! | [`contrastive`] | the loss | products `[chunk, n]` -> loss, accuracy, gradients | f32, gradients also f16, bf16 | `contrastive::reference` |
+//! | [`flat`] | the compute copy of the weights | accumulate, clear, cast over `[n]` | f32, f16, bf16 | in their test |
 //! | [`grad_norm`] | once per step | flat gradient `[n]` -> norm, clip factor, finite flag | f32 | `grad_norm::reference` |
-//! | [`adamw`] | once per step | flat parameters, gradients and moments `[n]` | f32, with an f16/bf16 copy | `adamw::reference` |
+//! | [`optimizer`] | once per step: AdamW, Lion, SGD | flat parameters, gradients and state `[n]` | f32, with an f16/bf16 copy | `reference` of each |
+//!
+//! Beside them: [`arena`], memory for activations that the host cuts up itself, and [`cuda`], what only CUDA has: streams
+//! ordered with CubeCL's, page-locked memory, copies beside kernels.
 //!
 //! Each kernel lives in a folder or file with its contract, its launcher and a plain f64 reference; the tests under
 //! `tests/` compare the two over a grid of shapes on whatever wgpu adapter there is.
@@ -17,15 +27,26 @@
 //! Arguments are flat [`Handle`]s with lengths (never tensors with strides): on CUDA an `Array` launch costs about
 //! 4 us of host time, a `Tensor` launch about 9.
 
-pub mod adamw;
+pub mod activation;
+pub mod arena;
 pub mod attention;
 pub mod column_sum;
+pub mod contrastive;
+pub mod cuda;
+pub mod embedding;
 pub mod error;
 pub mod flat;
 pub mod gemm;
 pub mod grad_norm;
 pub mod launch;
+pub mod layer_norm;
+pub mod optimizer;
 pub mod patch_ingest;
+pub mod reduce;
+pub mod residual;
+pub mod row_add;
+pub mod rows;
+mod walk;
 
 pub use cubecl::server::Handle;
 pub use error::KernelError;

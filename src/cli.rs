@@ -32,6 +32,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// List CUDA devices and graphics adapters, check the kernels on each, say which one would be taken.
     Devices(DevicesArgs),
+    /// Measure this machine: a training step, attention, matrix products, decoding, input and output.
+    Bench(BenchArgs),
     /// Print a recipe with everything filled in, or explain every setting.
     Config(ConfigArgs),
 }
@@ -111,6 +113,61 @@ pub struct DemoArgs {
 #[derive(Debug, Args)]
 pub struct DevicesArgs {
     /// Print the list as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `avion bench` measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum BenchWhat {
+    /// A recipe's whole step on made-up frames, with its parts, memory and the time the recipe would take.
+    Step,
+    /// Attention, forward and backward.
+    Attention,
+    /// The matrix products of a block, and this device's peak.
+    Gemm,
+    /// Clips a second from a folder of videos.
+    Decode,
+    /// Copies to the device and files.
+    Io,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    pub what: BenchWhat,
+    /// Recipe file or built-in name; without it, the defaults (ViT-B/16).
+    #[arg(long, value_name = "FILE|NAME")]
+    pub config: Option<String>,
+    /// Change a setting first, e.g. `--set train.batch_size=256 --set train.fit=22GiB`. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// step: steps to time.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub steps: usize,
+    /// step: words of the made-up captions.
+    #[arg(long, value_name = "N", default_value_t = 12)]
+    pub words: usize,
+    /// step: clips of the data set, for the projected time [default: of the recipe's own].
+    #[arg(long, value_name = "N")]
+    pub dataset_clips: Option<u64>,
+    /// step: do not time the parts one by one.
+    #[arg(long)]
+    pub no_parts: bool,
+    /// decode: folder with videos.
+    #[arg(long, value_name = "FOLDER")]
+    pub data: Option<PathBuf>,
+    /// decode: frames a clip.
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub frames: usize,
+    /// decode: threads [default: one a core].
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+    /// decode: clips in all.
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub clips: usize,
+    /// Print the measurements as JSON.
     #[arg(long)]
     pub json: bool,
 }

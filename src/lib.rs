@@ -10,6 +10,7 @@
 //! Axis names used throughout: `batch`, `frames`, `height`, `width_px` (pixels), `patches`, `tokens`, `heads`,
 //! `head_dim`, `width` (of a tower, never pixels), `embed` (of the space video and text share).
 
+pub mod bench;
 pub mod checkpoint;
 pub mod cli;
 pub mod commands;

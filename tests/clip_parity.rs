@@ -3,16 +3,19 @@
 
 mod common;
 
-use avion::config::recipe::{Activation, Recompute};
+use avion::config::recipe::Activation;
 use avion::data::rng::{Purpose, keyed};
 use avion::loss::contrastive::contrastive;
-use avion::model::tower::Pass;
-use avion::model::{Clip, ClipShape, TowerShape, init, shape::pixel_norm};
-use avion::ops::tensor::{Ad, T};
+use avion::model::plan::StepPlan;
+use avion::model::{Clip, ClipShape, Pass, TowerShape, init, shape::pixel_norm};
+use avion::ops::block::Keep;
+use avion::ops::tensor::{Ad, T, primitive};
+use avion_kernels::Handle;
 use burn::tensor::{DType, Tensor};
 use common::{Fixture, assert_close};
 use cubecl::wgpu::{WgpuDevice, WgpuRuntime as R};
 use rand::Rng;
+use std::sync::Arc;
 
 fn shape(frames: usize, activation: Activation) -> ClipShape {
     ClipShape {
@@ -41,11 +44,20 @@ fn read<const D: usize>(t: T<R, D>) -> Vec<f32> {
     t.into_data().to_vec().unwrap()
 }
 
+fn read_handle(clip: &Clip<R>, handle: Handle) -> Vec<f32> {
+    bytemuck::pod_collect_to_vec(&clip.params.client.read_one(handle).unwrap())
+}
+
+/// A pass with gradients that keeps the same of every block.
+fn tracked(clip: &Clip<R>, clips: usize, caption: usize, keep: Keep) -> Pass {
+    let [vision, text] = clip.sizes(clips, caption);
+    Pass { plan: Some(Arc::new(StepPlan::uniform(&vision, &text, keep))), drop_path: None }
+}
+
 /// Features, loss and every gradient of one variant, with and without recomputation, must equal PyTorch's.
-fn check(file: &str, frames: usize, activation: Activation, recompute: Recompute) {
+fn check(file: &str, frames: usize, activation: Activation, keep: Keep) {
     let (weights, inputs, expected) = (Fixture::open("weights"), Fixture::open("inputs"), Fixture::open(file));
     let clip = model(shape(frames, activation), &weights);
-    let pass = Pass { recompute, drop_path: None };
 
     let all_frames = inputs.u8("frames");
     let frame_bytes = 32 * 32 * 3;
@@ -56,23 +68,24 @@ fn check(file: &str, frames: usize, activation: Activation, recompute: Recompute
     let ids: Vec<i32> = tokens.chunks(16).flat_map(|row| row[..longest].to_vec()).collect();
     let ends: Vec<usize> = lengths.iter().map(|l| *l as usize - 1).collect();
 
-    let video = clip.encode_video(clip.anchor(true), clip.upload_frames(&pixels, 5), pass);
-    let text = clip.encode_text(clip.anchor(true), clip.upload_captions(&ids, longest, &ends), pass);
+    let pass = tracked(&clip, 5, longest, keep);
+    let video = clip.encode_video(clip.upload_frames(&pixels, 5), &pass);
+    let text = clip.encode_text(clip.upload_captions(&ids, longest, &ends), &pass);
     assert_close("features.image", &read(video.clone().inner()), &expected.f32("features.image"), 1e-5);
     assert_close("features.text", &read(text.clone().inner()), &expected.f32("features.text"), 1e-5);
 
-    let out = contrastive::<R>(video.clone().inner(), text.clone().inner(), clip.logit_scale.value());
-    assert_close("loss", &read(out.loss), &expected.f32("loss"), 1e-5);
-    assert_close("accuracy", &read(out.accuracy.clone() * 100.0), &expected.f32("clip_accuracy"), 1e-5);
+    let out = contrastive(&clip.ws, video.clone().inner(), text.clone().inner(), &clip.logit_scale, true);
+    let result = read_handle(&clip, out.result);
+    assert_close("loss", &result[..1], &expected.f32("loss"), 1e-5);
+    assert_close("accuracy", &[result[1] * 100.0], &expected.f32("clip_accuracy"), 1e-5);
     if file == "gelu" {
         assert_close("d_video", &read(out.d_video.clone()), &expected.f32("grad_features.image"), 2e-5);
         assert_close("d_text", &read(out.d_text.clone()), &expected.f32("grad_features.text"), 2e-5);
     }
-    clip.logit_scale.accumulate(out.d_logit_scale);
-
-    let surrogate = (video * Tensor::<Ad<R>, 2>::from_inner(out.d_video)).sum()
-        + (text * Tensor::<Ad<R>, 2>::from_inner(out.d_text)).sum();
-    surrogate.backward();
+    for (feature, gradient) in [(text, out.d_text), (video, out.d_video)] {
+        (feature * Tensor::<Ad<R>, 2>::from_inner(gradient)).sum().backward();
+    }
+    assert_eq!(clip.ws.arena.usage().in_use, 0, "a step gives back all of its activations' memory");
     let gradients = clip.params.read(clip.params.gradients()).unwrap();
     for (spec, gradient) in clip.params.specs().iter().zip(&gradients) {
         let name = format!("grad.{}", spec.name);
@@ -102,22 +115,22 @@ fn check(file: &str, frames: usize, activation: Activation, recompute: Recompute
 
 #[test]
 fn exact_gelu_equals_pytorch() {
-    check("gelu", 3, Activation::Gelu, Recompute::None);
+    check("gelu", 3, Activation::Gelu, Keep::ALL);
 }
 
 #[test]
 fn recomputed_blocks_equal_pytorch() {
-    check("gelu", 3, Activation::Gelu, Recompute::Blocks);
+    check("gelu", 3, Activation::Gelu, Keep::NOTHING);
 }
 
 #[test]
 fn quick_gelu_equals_pytorch() {
-    check("quick_gelu", 3, Activation::QuickGelu, Recompute::None);
+    check("quick_gelu", 3, Activation::QuickGelu, Keep { middle: false, hidden: false, ..Keep::ALL });
 }
 
 #[test]
 fn one_frame_without_temporal_embedding_equals_pytorch() {
-    check("one_frame", 1, Activation::Gelu, Recompute::Blocks);
+    check("one_frame", 1, Activation::Gelu, Keep { middle: true, ..Keep::NOTHING });
 }
 
 /// The worked example of SEEDS: `v = [1 0 | 0 1 | 1 1]`, `t = [1 1 | 0 1 | 1 0]`, temperature 0.07.
@@ -127,10 +140,14 @@ fn contrastive_loss_equals_the_worked_example() {
     let h = 0.5f32.sqrt();
     let video = Tensor::from_floats([[1.0, 0.0], [0.0, 1.0], [h, h]], &device);
     let text = Tensor::from_floats([[h, h], [0.0, 1.0], [1.0, 0.0]], &device);
-    let scale = Tensor::from_floats([(1.0f32 / 0.07).ln()], &device);
-    let out = contrastive::<R>(video, text, scale);
-    assert_close("loss", &read(out.loss), &[2.809_544], 1e-6);
-    assert_close("accuracy", &read(out.accuracy), &[1.0 / 3.0], 1e-6);
+    // Any model's memory and temperature (1 / 0.07) will do.
+    let clip = model(shape(1, Activation::Gelu), &Fixture::open("weights"));
+    let scale = Tensor::<avion::ops::tensor::Inner<R>, 1>::from_floats([(1.0f32 / 0.07).ln()], &device);
+    let value = primitive(clip.logit_scale.value::<1>()).handle;
+    let from = primitive(scale).handle;
+    avion_kernels::flat::cast(&clip.params.client, &from, &value, avion_kernels::FloatKind::F32, 1);
+    let out = contrastive(&clip.ws, video, text, &clip.logit_scale, false);
+    assert_close("loss, accuracy", &read_handle(&clip, out.result), &[2.809_544, 1.0 / 3.0], 1e-6);
 }
 
 /// Drop path keyed by clip: a batch in one piece and in two gives the same features; rate 0 changes nothing.
@@ -146,12 +163,12 @@ fn drop_path_does_not_depend_on_chunks() {
         let bytes = 3 * 32 * 32 * 3;
         let drop_path = Some(avion::model::tower::DropKey { seed: 3, step: 7, first: first as u64 });
         let frames = clip.upload_frames(&pixels[first * bytes..(first + count) * bytes], count);
-        read(clip.encode_video(clip.anchor(false), frames, Pass { recompute: Recompute::None, drop_path }).inner())
+        read(clip.encode_video(frames, &Pass { plan: None, drop_path }).inner())
     };
     let whole = run(0, 6);
     let parts = [run(0, 4), run(4, 2)].concat();
     assert_close("chunks", &parts, &whole, 1e-6);
     let frames = clip.upload_frames(&pixels, 6);
-    let plain = read(clip.encode_video(clip.anchor(false), frames, Pass::INFERENCE).inner());
+    let plain = read(clip.encode_video(frames, &Pass::INFERENCE).inner());
     assert!(plain.iter().zip(&whole).any(|(a, b)| (a - b).abs() > 1e-3), "half of all branches are dropped");
 }

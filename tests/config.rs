@@ -90,7 +90,7 @@ fn unknown_keys_and_wrong_types_are_all_named_with_their_lines() {
     let found = problems(load(text, &["train.epochs=-1", "seed"]));
     let expected = [
         "run.toml:1: name: expected text, found 3",
-        "run.toml:3: optim.learn_rate: unknown key; valid here: optimizer, lr, betas, eps, weight_decay, schedule, warmup_epochs, warmup_lr, end_lr, clip_grad_norm",
+        "run.toml:3: optim.learn_rate: unknown key; valid here: optimizer, lr, betas, eps, momentum, nesterov, weight_decay, schedule, warmup_epochs, warmup_lr, end_lr, clip_grad_norm",
         "run.toml:4: optim.lr: expected a number, found \"fast\"",
         "run.toml:6: train.bach_size: unknown key; did you mean train.batch_size?",
         "run.toml:7: train.lr: unknown key; did you mean optim.lr?",
@@ -254,6 +254,8 @@ fn every_bad_value_is_reported() {
         ("optim.lr", |r| r.optim.lr = 0.0),
         ("optim.betas", |r| r.optim.betas[1] = 1.0),
         ("optim.eps", |r| r.optim.eps = 0.0),
+        ("optim.momentum", |r| r.optim.momentum = 1.0),
+        ("optim.nesterov", |r| r.optim.nesterov = true),
         ("optim.weight_decay", |r| r.optim.weight_decay = -1.0),
         ("optim.clip_grad_norm", |r| r.optim.clip_grad_norm = f64::NAN),
         ("optim.warmup_epochs", |r| {
@@ -333,7 +335,7 @@ fn describe_gives_keys_types_defaults_and_docs() {
     assert_eq!(field("model.init").default, "unset");
     assert_eq!(field("data.train").default, "[]");
     assert_eq!(field("data.train.N.extension").default, "\"mp4\"");
-    assert_eq!(field("train.recompute").kind, "none | blocks");
+    assert_eq!(field("train.keep").kind, "store | recompute | fit");
     assert!(field("model.activation").doc.contains("quick-gelu: `x * sigmoid"));
 }
 

@@ -10,8 +10,10 @@
 use avion::config::Recipe;
 use avion::device::{self, BackendChoice, Target};
 use avion::loss::contrastive::contrastive;
-use avion::model::tower::Pass;
+use avion::model::Pass;
+use avion::model::plan::StepPlan;
 use avion::model::{Clip, ClipShape, init};
+use avion::ops::block::Keep;
 use avion::ops::tensor::{Ad, T};
 use burn::tensor::{DType, Tensor};
 use burn_cubecl::CubeRuntime;
@@ -62,17 +64,21 @@ fn dump<R: CubeRuntime>(device: &R::Device, dtype: DType, folder: &Path) {
     let longest = ends.iter().max().unwrap() + 1;
     let ids: Vec<i32> = tokens.chunks(context).flat_map(|row| row[..longest].to_vec()).collect();
 
-    let pass = Pass { recompute: recipe.train.recompute, drop_path: None };
-    let video = clip.encode_video(clip.anchor(true), clip.upload_frames(&pixels, batch), pass);
-    let text = clip.encode_text(clip.anchor(true), clip.upload_captions(&ids, longest, &ends), pass);
-    let out = contrastive::<R>(video.clone().inner(), text.clone().inner(), clip.logit_scale.value());
+    let [vision, text] = clip.sizes(batch, longest);
+    // Some kept, some computed again: both ways are used.
+    let plan = StepPlan::uniform(&vision, &text, Keep { qkv: true, attended: true, ..Keep::NOTHING });
+    let pass = Pass { plan: Some(std::sync::Arc::new(plan)), drop_path: None };
+    let video = clip.encode_video(clip.upload_frames(&pixels, batch), &pass);
+    let text = clip.encode_text(clip.upload_captions(&ids, longest, &ends), &pass);
+    let features = (video.clone().inner(), text.clone().inner());
+    let out = contrastive(&clip.ws, features.0, features.1, &clip.logit_scale, true);
     let lift = |g: T<R, 2>| Tensor::<Ad<R>, 2>::from_inner(g);
-    clip.logit_scale.accumulate(out.d_logit_scale);
     let host = |t: T<R, 2>| -> Vec<f32> { t.into_data().to_vec().unwrap() };
+    let result: Vec<f32> = bytemuck::pod_collect_to_vec(&clip.params.client.read_one(out.result).unwrap());
     let mut tensors = vec![
         ("features.image".to_owned(), host(video.clone().inner())),
         ("features.text".to_owned(), host(text.clone().inner())),
-        ("loss".to_owned(), out.loss.into_data().to_vec().unwrap()),
+        ("loss".to_owned(), result[..1].to_vec()),
     ];
     ((video * lift(out.d_video)).sum() + (text * lift(out.d_text)).sum()).backward();
     let gradients = clip.params.read(clip.params.gradients()).unwrap();

@@ -5,15 +5,17 @@
 mod common;
 
 use avion::checkpoint::{self, Pick};
-use avion::config::recipe::{Activation, Normalization, OptimConfig, Recompute};
+use avion::config::recipe::{Activation, Normalization, OptimConfig};
 use avion::config::{Recipe, Resolved};
 use avion::data::loader::{ClipBatch, Loader};
 use avion::data::sampler::Position;
 use avion::data::synthetic::{SyntheticConfig, SyntheticSet, generate};
 use avion::device::{self, BackendChoice, Chosen, Target};
 use avion::loss::contrastive::contrastive;
-use avion::model::tower::Pass;
+use avion::model::Pass;
+use avion::model::plan::StepPlan;
 use avion::model::{Clip, ClipShape, TowerShape, init, shape::pixel_norm};
+use avion::ops::block::Keep;
 use avion::ops::tensor::{Ad, T};
 use avion::optim::Optimizer;
 use avion::report::{Record, read_metrics};
@@ -46,26 +48,27 @@ fn adamw_case(variant: &str, clip_norm: f64, learn_temperature: bool, steps: &[u
     let values: Vec<Vec<f32>> = init::specs(&shape).iter().map(|spec| weights.f32(&spec.name)).collect();
     let clip = Clip::<R>::new(shape, &values, DType::F32, &WgpuDevice::default());
     let config = OptimConfig { lr: 3e-3, weight_decay: 0.01, clip_grad_norm: clip_norm, ..OptimConfig::default() };
-    let mut optimizer = Optimizer::new(&config, &clip.params, None);
+    let mut optimizer = Optimizer::new(&config, &clip.params, None, 0);
     let (pixels, tokens, lengths) = (inputs.u8("frames"), inputs.i32("tokens"), inputs.i32("lengths"));
     let ends: Vec<usize> = lengths.iter().map(|l| *l as usize - 1).collect();
     let (losses, norms) = (expected.f32(&format!("{variant}.losses")), expected.f32(&format!("{variant}.grad_norms")));
     for step in 1..=5 {
         clip.params.clear_gradients();
-        let pass = Pass { recompute: Recompute::None, drop_path: None };
-        let video = clip.encode_video(clip.anchor(true), clip.upload_frames(&pixels, 5), pass);
-        let text = clip.encode_text(clip.anchor(true), clip.upload_captions(&tokens, 16, &ends), pass);
-        let out = contrastive::<R>(video.clone().inner(), text.clone().inner(), clip.logit_scale.value());
-        if learn_temperature {
-            clip.logit_scale.accumulate(out.d_logit_scale);
-        }
+        let [vision_sizes, text_sizes] = clip.sizes(5, 16);
+        let plan = StepPlan::uniform(&vision_sizes, &text_sizes, Keep::ALL);
+        let pass = Pass { plan: Some(std::sync::Arc::new(plan)), drop_path: None };
+        let video = clip.encode_video(clip.upload_frames(&pixels, 5), &pass);
+        let text = clip.encode_text(clip.upload_captions(&tokens, 16, &ends), &pass);
+        let features = (video.clone().inner(), text.clone().inner());
+        let out = contrastive(&clip.ws, features.0, features.1, &clip.logit_scale, learn_temperature);
         let lift = |g: T<R, 2>| Tensor::<Ad<R>, 2>::from_inner(g);
         ((video * lift(out.d_video)).sum() + (text * lift(out.d_text)).sum()).backward();
-        optimizer.step(&clip.params, 3e-3, step as u32).unwrap();
+        optimizer.step(&clip.params, 3e-3).unwrap();
         let stats = optimizer.stats(&clip.params).unwrap();
-        let loss: Vec<f32> = out.loss.into_data().to_vec().unwrap();
-        assert_close("loss", &loss, &losses[step - 1..step], 1e-4);
+        let result: Vec<f32> = bytemuck::pod_collect_to_vec(&clip.params.client.read_one(out.result).unwrap());
+        assert_close("loss", &result[..1], &losses[step - 1..step], 1e-4);
         assert_close("norm", &[stats.grad_norm], &norms[step - 1..step], 1e-4);
+        assert_eq!((stats.applied, stats.updates), (true, step as u64));
         if steps.contains(&step) {
             let values = clip.params.read(clip.params.values()).unwrap();
             for (spec, value) in clip.params.specs().iter().zip(&values) {
@@ -153,7 +156,7 @@ fn a_resumed_run_equals_an_uninterrupted_one_to_the_bit() {
 
     // Stopped in the middle of the first epoch and of the second; log, checkpoint and chunk settings may differ.
     let parts = folder.path().join("parts");
-    for (steps, more) in [(3, "train.checkpoint_every=2"), (7, "train.recompute=blocks"), (10, "data.workers=1")] {
+    for (steps, more) in [(3, "train.checkpoint_every=2"), (7, "train.keep=recompute"), (10, "data.workers=1")] {
         let part = recipe(&set, &parts, &[&format!("train.max_steps={steps}"), more]);
         run(&part, RunOptions::default()).unwrap();
     }
@@ -180,6 +183,32 @@ fn a_resumed_run_equals_an_uninterrupted_one_to_the_bit() {
     assert_eq!(losses("whole"), losses("parts"));
     for file in ["recipe.toml", "report.html", "metrics.jsonl"] {
         assert!(folder.path().join("parts").join(file).is_file(), "{file}");
+    }
+}
+
+#[test]
+fn lion_and_sgd_resume_and_refuse_another_rules_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = clips(&folder.path().join("data"));
+    for (rule, other, states) in [("lion", "sgd", 1), ("sgd", "adamw", 1)] {
+        let start = |name: &str, rule: &str, steps: usize| {
+            let more = [format!("optim.optimizer={rule}"), format!("train.max_steps={steps}")];
+            recipe(&set, &folder.path().join(format!("{rule}-{name}")), &more.each_ref().map(String::as_str))
+        };
+        run(&start("whole", rule, 3), RunOptions::default()).unwrap();
+        run(&start("parts", rule, 2), RunOptions::default()).unwrap();
+        run(&start("parts", rule, 3), RunOptions::default()).unwrap();
+        let read = |name: &str| {
+            let (path, _) = checkpoint::locate(&folder.path().join(format!("{rule}-{name}")), Pick::Latest).unwrap();
+            checkpoint::read(&path).unwrap()
+        };
+        let (a, b) = (read("whole"), read("parts"));
+        assert_eq!(a.weights, b.weights, "{rule}: weights");
+        assert_eq!(a.optimizer, b.optimizer, "{rule}: state");
+        assert_eq!(a.optimizer.len(), states * a.weights.len(), "{rule}: tensors of state");
+        let resume = Some(folder.path().join(format!("{rule}-parts")));
+        let error = run(&start("other", other, 4), RunOptions { resume, fresh: false }).unwrap_err().to_string();
+        assert!(error.contains("optim.optimizer was"), "{error}");
     }
 }
 

@@ -27,7 +27,7 @@ pub use folder::{Checkpoint, Snapshot, read, verify};
 pub use load::{LoadOptions, LoadReport, load_into};
 pub use names::{Naming, to_our_names};
 pub use safetensors_file::{read_safetensors, write_safetensors};
-pub use state::{BestMetric, FileSum, Manifest, ScheduleState, TrainState, recipe_hash};
+pub use state::{BestMetric, FileSum, Manifest, ScheduleState, TrainState, UPDATES, recipe_hash};
 pub use store::{CheckpointStore, Latest, Pick, Skipped, latest_valid, locate};
 pub use tensor::{Dtype, HostTensor, Tensors};
 pub use torch_file::TorchFile;

@@ -28,6 +28,16 @@ pub struct TrainState {
     pub best: Option<BestMetric>,
 }
 
+/// Counter of the updates that the optimizer applied.
+pub const UPDATES: &str = "updates";
+
+impl TrainState {
+    /// Updates applied: steps whose gradient was finite.
+    pub fn updates(&self) -> u64 {
+        self.counters.get(UPDATES).copied().unwrap_or(0)
+    }
+}
+
 /// What the learning rate depends on besides the step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScheduleState {

@@ -2,8 +2,10 @@
 
 use super::{check, load, print};
 use crate::cli::ConfigArgs;
-use crate::config::{BUILT_IN, Recipe, describe, memory_estimate};
+use crate::config::{BUILT_IN, Precision, Recipe, describe};
+use crate::model::{DeviceMemory, MemoryPlan};
 use anyhow::Result;
+use avion_kernels::FloatKind;
 
 pub(super) fn run(args: ConfigArgs) -> Result<u8> {
     if args.list {
@@ -16,7 +18,10 @@ pub(super) fn run(args: ConfigArgs) -> Result<u8> {
     print(&resolved.to_toml(true)?)?;
     if args.check {
         check(&resolved)?;
-        eprintln!("\n{}", memory_estimate(&resolved.recipe));
+        // For a CUDA device with room; `auto` precision counts as bf16.
+        let f32_only = resolved.recipe.train.precision == Precision::F32;
+        let kind = if f32_only { FloatKind::F32 } else { FloatKind::Bf16 };
+        eprintln!("\n{}", MemoryPlan::of(&resolved.recipe, kind, DeviceMemory { free: None, cuda: true })?);
     }
     Ok(0)
 }

@@ -1,15 +1,14 @@
 //! `avion eval`.
 
 use super::{choose, load, on_target, print, warn};
-use crate::checkpoint::{self, LoadOptions, Pick, load_into, read_weights};
+use crate::checkpoint::{self, LoadOptions, Pick};
 use crate::cli::EvalArgs;
 use crate::config::{Recipe, Resolved, validate_for_eval};
 use crate::device::DeviceError;
 use crate::eval::Evaluation;
 use crate::eval::retrieval::EvalSet;
-use crate::model::{ClipShape, init};
 use crate::task::{ContrastiveTask, Task};
-use crate::train::{TrainError, compute_dtype};
+use crate::train::{TrainError, compute_dtype, weight_file_values};
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 
@@ -30,22 +29,14 @@ pub(super) fn run(args: EvalArgs) -> Result<u8> {
         );
     }
     warn(validate_for_eval(recipe)?);
-    let specs = init::specs(&ClipShape::of(recipe));
-    let expected: Vec<_> = specs.iter().map(|spec| (spec.name.clone(), spec.shape.clone())).collect();
-    let (tensors, report) = load_into(&expected, read_weights(&weights)?, LoadOptions { projections: true })?;
+    let (values, report) = weight_file_values(recipe, &weights, LoadOptions { projections: true })?;
     eprintln!("{}: {report}", weights.display());
-    let mut values = init::values(&specs, recipe.seed);
-    for (spec, value) in specs.iter().zip(&mut values) {
-        if let Some(tensor) = tensors.get(&spec.name) {
-            *value = tensor.to_f32().map_err(anyhow::Error::msg).with_context(|| spec.name.clone())?;
-        }
-    }
     let sets = recipe.data.eval.iter().map(EvalSet::load).collect::<Result<Vec<_>, _>>()?;
     let chosen = choose(&args.device)?;
     let scored: Result<_, TrainError> = DeviceError::catch(|| {
         Ok(on_target!(&chosen.target, R, device => {
             compute_dtype::<R>(recipe.train.precision, device).and_then(|dtype| {
-                let task = ContrastiveTask::<R>::new(recipe, &values, dtype, device, sets);
+                let task = ContrastiveTask::<R>::new(recipe, &values, dtype, device, sets, None);
                 Ok(task.evaluate(&|| false)?)
             })
         }))

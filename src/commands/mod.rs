@@ -1,5 +1,6 @@
 //! What each subcommand does: resolve, check, choose a device, call the library, print.
 
+mod bench;
 mod config;
 mod demo;
 mod devices;
@@ -25,6 +26,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Eval(args) => eval::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Devices(args) => devices::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Config(args) => config::run(args),
     }
 }
@@ -64,6 +66,12 @@ fn load(config: &str, overrides: &[String]) -> Result<Resolved> {
 /// Checks a recipe, with the disk; prints warnings.
 fn check(resolved: &Resolved) -> Result<()> {
     warn(validate(&resolved.recipe)?);
+    Ok(())
+}
+
+/// Checks a recipe's values only: its files need not be there.
+fn check_values(resolved: &Resolved) -> Result<()> {
+    warn(crate::config::validate_values(&resolved.recipe)?);
     Ok(())
 }
 

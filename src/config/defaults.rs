@@ -79,6 +79,8 @@ impl Default for OptimConfig {
             lr: 3e-5,
             betas: [0.9, 0.999],
             eps: 1e-8,
+            momentum: 0.9,
+            nesterov: false,
             weight_decay: 0.01,
             schedule: Schedule::Fixed,
             warmup_epochs: 1.0,
@@ -97,7 +99,8 @@ impl Default for TrainConfig {
             batch_size: 256,
             micro_batch: 0,
             precision: Precision::Auto,
-            recompute: Recompute::Blocks,
+            keep: KeepPolicy::Fit,
+            fit: String::new(),
             log_every: 10,
             checkpoint_every: 1000,
             keep_checkpoints: 2,
@@ -119,6 +122,19 @@ impl Recipe {
         match &self.train.output {
             Some(path) => path.clone(),
             None => PathBuf::from("runs").join(&self.name),
+        }
+    }
+}
+
+impl OptimConfig {
+    /// What the optimizer keeps between steps, one f32 number per parameter each: the prefixes of its tensors in a
+    /// checkpoint.
+    pub fn state_names(&self) -> &'static [&'static str] {
+        match self.optimizer {
+            OptimizerKind::Adamw => &["moment1", "moment2"],
+            OptimizerKind::Lion => &["momentum"],
+            OptimizerKind::Sgd if self.momentum == 0.0 => &[],
+            OptimizerKind::Sgd => &["momentum_buffer"],
         }
     }
 }

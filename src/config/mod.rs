@@ -5,19 +5,18 @@
 //! ```
 //!
 //! [`Recipe::load`] refuses unknown keys and wrong types with the line and the nearest name,
-//! [`validate`] judges the values, [`memory_estimate`] says what they cost, [`describe`] lists
-//! every key with its type, default and doc.
+//! [`validate`] judges the values, [`describe`] lists every key with its type, default and doc.
 
 mod defaults;
 mod describe;
 mod error;
 mod geometry;
 mod load;
-mod memory;
 mod overrides;
 mod print;
 pub mod recipe;
 mod schema;
+mod size;
 mod typed;
 mod validate;
 
@@ -25,7 +24,7 @@ pub use describe::{Field, describe};
 pub use error::{ConfigError, Problem, Warning};
 pub use geometry::{Geometry, ParameterCount, VOCABULARY};
 pub use load::{BUILT_IN, Origin, Resolved};
-pub use memory::{MemoryEstimate, memory_estimate};
 pub use print::{differences, flatten};
 pub use recipe::*;
+pub use size::parse_bytes;
 pub use validate::{validate, validate_for_eval, validate_values};

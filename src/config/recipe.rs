@@ -201,11 +201,17 @@ pub struct OptimConfig {
     pub optimizer: OptimizerKind,
     /// Learning rate; never scaled with the batch.
     pub lr: f64,
-    /// Decay of the two moments, in `[0, 1)`.
+    /// AdamW: decay of the two moments. Lion (published with `[0.9, 0.99]`): of the momentum in the update, and of the
+    /// momentum itself. Both in `[0, 1)`.
     pub betas: [f64; 2],
-    /// Added to the root of the second moment.
+    /// AdamW only: added to the root of the second moment.
     pub eps: f64,
-    /// Decoupled decay of every weight matrix; none for biases, norms and positional embeddings.
+    /// SGD only: momentum in `[0, 1)`; 0 = none, and nothing is kept between steps.
+    pub momentum: f64,
+    /// SGD only: Nesterov's momentum.
+    pub nesterov: bool,
+    /// Decay of every weight matrix; none for biases, norms and positional embeddings. Decoupled from the gradient in
+    /// AdamW and Lion, added to it in SGD.
     pub weight_decay: f64,
     /// Learning rate over the run.
     pub schedule: Schedule,
@@ -225,6 +231,11 @@ pub struct OptimConfig {
 pub enum OptimizerKind {
     /// Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101).
     Adamw,
+    /// Sign of an interpolated momentum (Chen et al. 2023, arXiv:2302.06675): half of AdamW's state; wants a learning
+    /// rate 3 to 10 times smaller and as much more decay.
+    Lion,
+    /// Stochastic gradient descent with momentum, as torch.optim.SGD with dampening 0.
+    Sgd,
 }
 
 /// The learning rate over a run.
@@ -252,8 +263,10 @@ pub struct TrainConfig {
     pub micro_batch: usize,
     /// Number format of activations and matrix products.
     pub precision: Precision,
-    /// Blocks whose activations are recomputed in the backward pass.
-    pub recompute: Recompute,
+    /// What of the forward pass is kept for the backward pass; the rest is computed again. Speed and memory only.
+    pub keep: KeepPolicy,
+    /// With `keep = "fit"`: device memory the run may take in all, such as "20GiB"; empty = what is free at the start.
+    pub fit: String,
     /// Steps between log lines.
     pub log_every: usize,
     /// Steps between checkpoints; 0 = only at the end of each epoch.
@@ -278,14 +291,16 @@ pub enum Precision {
     Bf16,
 }
 
-/// What the backward pass computes again instead of keeping.
+/// What of the forward pass is kept for the backward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Recompute {
-    /// Keep every activation.
-    None,
-    /// Keep each block's input only.
-    Blocks,
+pub enum KeepPolicy {
+    /// All that computing again would cost more than a pass over memory.
+    Store,
+    /// Each block's input only: the least memory.
+    Recompute,
+    /// As much as the memory allows, what is dearest to compute again first.
+    Fit,
 }
 
 /// When and how the evaluation sets are scored.

@@ -230,6 +230,17 @@ impl Judge {
             self.below_one("optim.betas", beta);
         }
         self.positive("optim.eps", optim.eps);
+        self.below_one("optim.momentum", optim.momentum);
+        self.need(
+            !optim.nesterov || (optim.optimizer == OptimizerKind::Sgd && optim.momentum > 0.0),
+            "optim.nesterov",
+            "belongs to optim.optimizer = \"sgd\" with a momentum above 0: set it to false or change these",
+        );
+        self.warn_if(
+            optim.optimizer == OptimizerKind::Lion && optim.betas == OptimConfig::default().betas,
+            "optim.betas",
+            "[0.9, 0.999] suits AdamW; Lion was published with [0.9, 0.99]",
+        );
         self.not_negative("optim.weight_decay", optim.weight_decay);
         self.not_negative("optim.clip_grad_norm", optim.clip_grad_norm);
         self.not_negative("optim.warmup_epochs", optim.warmup_epochs);
@@ -258,6 +269,9 @@ impl Judge {
             "train.micro_batch",
             format!("expected a divisor of train.batch_size = {batch}, found {micro}"),
         );
+        if let (false, Err(message)) = (train.fit.is_empty(), super::parse_bytes(&train.fit)) {
+            self.need(false, "train.fit", message);
+        }
         self.at_least(1, "train.log_every", train.log_every);
         self.at_least(1, "train.keep_checkpoints", train.keep_checkpoints);
         self.at_least(1, "train.max_bad_steps", train.max_bad_steps);

@@ -3,12 +3,14 @@
 //! Inputs are rounded to the type under test first, so an error is the kernel's own. Allowed errors are fractions of
 //! the largest value of the reference; for 16-bit results, one rounding (2^-11 for f16, 2^-8 for bf16) and a half more.
 
-use super::self_check_fused::check_flash;
+use super::self_check_fused::{check_attention, check_norm_and_activation};
 use super::{DeviceError, DeviceInfo, Listing, Target, with_client};
 use avion_kernels::{
-    FloatKind, Handle, KernelError, adamw,
+    FloatKind, Handle, KernelError,
     gemm::{self, Operand, Problem, tiled},
-    grad_norm, patch_ingest,
+    grad_norm,
+    optimizer::{BLOCK, OptimizerBuffers, adamw},
+    patch_ingest,
 };
 use cubecl::{ir::features::TypeUsage, prelude::*};
 use half::{bf16, f16};
@@ -66,7 +68,8 @@ fn run_all<R: Runtime>(client: &ComputeClient<R>) -> Result<Vec<Check>, DeviceEr
         checks.push(check_patch_ingest(client, kind)?);
         checks.push(check_gemm(client, kind)?);
         checks.push(check_adamw(client, kind)?);
-        checks.extend(check_flash(client, kind)?);
+        checks.extend(check_norm_and_activation(client, kind)?);
+        checks.extend(check_attention(client, kind)?);
         #[cfg(feature = "cuda")]
         checks.extend(super::self_check_fused::check_cublaslt(client, kind)?);
     }
@@ -158,17 +161,17 @@ pub(super) fn compare(name: String, got: &[f32], expected: &[f64], allowed: f64)
     Ok(Check { name, max_error, allowed })
 }
 
-fn refused(error: KernelError) -> DeviceError {
+pub(super) fn refused(error: KernelError) -> DeviceError {
     DeviceError::Failed { detail: format!("self-check: {error}") }
 }
 
 fn check_patch_ingest<R: Runtime>(client: &ComputeClient<R>, kind: FloatKind) -> Result<Check, DeviceError> {
-    let grid = patch_ingest::PatchGrid { images: 3, image_px: 24, patch_px: 8 };
+    let grid = patch_ingest::PatchGrid { images: 4, image_px: 24, patch_px: 8, frames_per_clip: 2, class_row: true };
     // OpenAI CLIP's statistics, as in training.
     let norm =
         patch_ingest::PixelNorm { mean: [122.770_94, 116.746_01, 104.093_74], std: [68.500_53, 66.632_16, 70.323_16] };
     let frames: Vec<u8> = (0..grid.padded_bytes()).map(|i| (i * 37 % 256) as u8).collect();
-    let len = grid.images * grid.patches() * grid.columns();
+    let len = grid.rows() * grid.columns();
     let out = client.empty(len * kind.size());
     let input = client.create_from_slice(&frames);
     patch_ingest::patch_ingest(client, input, grid, norm, out.clone(), kind).map_err(refused)?;
@@ -192,6 +195,7 @@ fn check_gemm<R: Runtime>(client: &ComputeClient<R>, kind: FloatKind) -> Result<
         0.25,
         (matrix(upload(client, &a, kind), a.len(), lie_a), matrix(upload(client, &b, kind), b.len(), lie_b), kind),
         (matrix(out.clone(), m * n, lie_out), kind),
+        tiled::Epilogue::default(),
     )
     .map_err(refused)?;
     let mut expected = vec![0.0; m * n];
@@ -202,47 +206,47 @@ fn check_gemm<R: Runtime>(client: &ComputeClient<R>, kind: FloatKind) -> Result<
 
 fn check_grad_norm<R: Runtime>(client: &ComputeClient<R>) -> Result<Check, DeviceError> {
     let gradient = values(10_007, 3);
-    let stats = client.empty(grad_norm::STATS_LEN * 4);
+    let stats = upload(client, &[0.0; grad_norm::STATS_LEN], FloatKind::F32);
     let input = upload(client, &gradient, FloatKind::F32);
-    grad_norm::grad_norm(client, input, gradient.len(), 0.5, 1.0, stats.clone());
+    grad_norm::grad_norm(client, &input, gradient.len(), 0.5, 1.0, [0.9, 0.98], &stats);
     let (norm, scale, finite) = grad_norm::reference(&gradient, 0.5, 1.0);
     let got = read(client, stats, FloatKind::F32)?;
     // Each number against itself: the norm is a thousand times the factor.
-    let expected = [norm, scale, f64::from(finite)];
+    let expected = [norm, scale, f64::from(finite), 1.0, 1.0 - 0.9, (1.0f64 - 0.98).sqrt()];
     let ratios: Vec<f32> = got.iter().zip(expected).map(|(&g, e)| (g as f64 / e) as f32).collect();
-    compare("grad_norm f32".into(), &ratios, &[1.0; 3], 1e-5)
+    compare("grad_norm f32".into(), &ratios, &[1.0; 6], 1e-5)
 }
 
 fn check_adamw<R: Runtime>(client: &ComputeClient<R>, kind: FloatKind) -> Result<Check, DeviceError> {
-    let len = 3 * adamw::BLOCK;
+    let len = 3 * BLOCK;
     let [params, grads, moment1] = [4, 5, 6].map(|seed| values(len, seed));
     let moment2: Vec<f32> = values(len, 7).into_iter().map(|v| v * v).collect();
-    let step = adamw::AdamwStep { lr: 1e-2, beta1: 0.9, beta2: 0.98, eps: 1e-8, step: 3 };
-    let (groups, hyper) = ([0u32, 1, 0], [1.0f32, 0.1, 0.5, 0.0]);
+    let step = adamw::AdamwStep { lr: 1e-2, beta1: 0.9, beta2: 0.98, eps: 1e-8 };
+    // Statistics as `grad_norm` leaves them at the third update.
+    let stats = [1.0, 1.0, 1.0, 3.0, 1.0 - 0.9f32.powi(3), (1.0 - 0.98f32.powi(3)).sqrt()];
+    let treatment = [[1.0f32, 0.1], [0.5, 0.0], [1.0, 0.1]];
     let f32s = |data: &[f32]| upload(client, data, FloatKind::F32);
     let weights = f32s(&params);
     // Without a 16-bit copy in f32: there the master weights themselves are compared.
     let copy = (kind != FloatKind::F32).then(|| (client.empty(len * kind.size()), kind));
     let out = copy.as_ref().map_or(weights.clone(), |(handle, _)| handle.clone());
-    let buffers = adamw::AdamwBuffers {
+    let buffers = OptimizerBuffers {
         params: weights,
         grads: f32s(&grads),
-        moment1: f32s(&moment1),
-        moment2: f32s(&moment2),
-        groups: client.create_from_slice(bytemuck::cast_slice(&groups)),
-        hyper: f32s(&hyper),
-        num_groups: 2,
-        stats: f32s(&[1.0, 1.0, 1.0, 0.0]),
+        state: vec![f32s(&moment1), f32s(&moment2)],
+        treatment: f32s(&treatment.concat()),
+        stats: f32s(&stats),
         copy,
+        clear_grads: false,
         len,
     };
-    adamw::adamw(client, buffers, step).map_err(refused)?;
+    adamw::adamw(client, &buffers, step).map_err(refused)?;
     let expected: Vec<f64> = (0..len)
         .map(|i| {
-            let group = groups[i / adamw::BLOCK] as usize;
-            let (lr, decay) = (step.lr * hyper[2 * group], hyper[2 * group + 1]);
+            let [factor, decay] = treatment[i / BLOCK];
+            let lr = step.lr * factor;
             let [p, g, m, v] = [params[i], grads[i], moment1[i], moment2[i]].map(f64::from);
-            adamw::reference(p, g, m, v, lr.into(), decay.into(), &step).0
+            adamw::reference(p, g, m, v, [lr.into(), decay.into()], &step, 3).0
         })
         .collect();
     let got = read(client, out, kind)?;

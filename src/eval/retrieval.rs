@@ -7,14 +7,12 @@ use crate::data::annotations::{self, ek100};
 use crate::data::loader::{ClipBatch, Loader, LoaderConfig};
 use crate::data::{Captions, Source};
 use crate::device::DeviceError;
-use crate::model::Clip;
-use crate::model::tower::Pass;
-use crate::ops::gemm::gemm;
+use crate::model::{Clip, Pass};
+use crate::ops::gemm::{Epilogue, View, multiply};
 use crate::ops::tensor::T;
 use crate::report::{Search, SearchHit, Thumbnail};
-use crate::task::contrastive::upload_features;
 use crate::text::Tokenizer;
-use burn::tensor::DType;
+use avion_kernels::FloatKind;
 use burn_cubecl::CubeRuntime;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -191,7 +189,7 @@ impl<R: CubeRuntime> Retriever<'_, R> {
             }
             encoded.keep_thumbnails(&batch, every);
             let frames = self.clip.upload_frames(&batch.frames, batch.samples.len());
-            let features = self.clip.encode_video(self.clip.anchor(false), frames, Pass::INFERENCE);
+            let features = self.clip.encode_video(frames, &Pass::INFERENCE);
             encoded.features.extend(read(features.inner())?);
             encoded.samples.extend(batch.samples.iter().map(|s| *s as usize));
         }
@@ -206,7 +204,7 @@ impl<R: CubeRuntime> Retriever<'_, R> {
         for chunk in captions.chunks(self.batch_size) {
             let tokens = self.tokenizer.encode_batch(chunk, self.clip.shape.context);
             let captions = self.clip.upload_captions(&tokens.ids, tokens.length, &tokens.eot);
-            let encoded = self.clip.encode_text(self.clip.anchor(false), captions, Pass::INFERENCE);
+            let encoded = self.clip.encode_text(captions, &Pass::INFERENCE);
             features.extend(read(encoded.inner())?);
         }
         Ok(features)
@@ -215,9 +213,13 @@ impl<R: CubeRuntime> Retriever<'_, R> {
     /// Cosine similarities, `[videos, captions]`, in f32.
     fn similarities(&self, videos: &[f32], texts: &[f32]) -> Result<Vec<f32>, EvalError> {
         let embed = self.clip.shape.embed;
-        let videos = upload_features(&self.clip.params, videos, embed);
-        let texts = upload_features(&self.clip.params, texts, embed);
-        Ok(read(gemm(videos, texts.transpose(), DType::F32))?)
+        let ws = &self.clip.ws;
+        let (rows, columns) = (videos.len() / embed, texts.len() / embed);
+        let out = ws.matrix_of(FloatKind::F32, rows, columns);
+        let videos = View::new(&ws.upload(videos), rows, embed, FloatKind::F32);
+        let texts = View::new(&ws.upload(texts), columns, embed, FloatKind::F32);
+        multiply(ws, &videos, &texts.transposed(), &View::of(&out), Epilogue::default());
+        Ok(read(ws.tensor(&out))?)
     }
 }
 

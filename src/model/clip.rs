@@ -4,92 +4,92 @@
 
 use super::init;
 use super::params::{ParamStore, Weight};
+use super::plan::{StepPlan, TowerSizes};
 use super::shape::ClipShape;
-use super::tower::{Pass, Tower, norm};
-use crate::ops::head::head;
-use crate::ops::norm::Norm;
-use crate::ops::patch_embed::{Frames, PatchEmbedWeights, PatchGrid, patch_embed};
-use crate::ops::tensor::{Ad, AdT, Inner};
-use crate::ops::token_embed::{TokenIds, token_embed};
-use burn::tensor::{DType, Int, Tensor, TensorData};
+use super::text::{Captions, TextTower};
+use super::tower::DropKey;
+use super::vision::VisionTower;
+use crate::ops::differentiable::differentiable;
+use crate::ops::patch_embed::{Frames, PatchGrid};
+use crate::ops::tensor::{Ad, AdT, float_kind};
+use crate::ops::token_embed::TokenIds;
+use crate::ops::workspace::Workspace;
+use avion_kernels::embedding::Groups;
+use burn::tensor::{DType, Tensor};
 use burn_cubecl::CubeRuntime;
+use std::sync::Arc;
 
-/// The model: parameters and the layers that view them.
+/// The model: parameters, the layers that view them, and the memory they work in.
 pub struct Clip<R: CubeRuntime> {
     pub params: ParamStore<R>,
     pub shape: ClipShape,
-    patch_embed: PatchEmbedWeights<R>,
-    ln_pre: Norm<R>,
-    vision: Tower<R>,
-    ln_post: Norm<R>,
-    image_projection: Weight<R>,
-    token_embedding: Weight<R>,
-    text_position: Weight<R>,
-    text: Tower<R>,
-    ln_final: Norm<R>,
-    text_projection: Weight<R>,
+    pub ws: Workspace<R>,
+    vision: Arc<VisionTower<R>>,
+    text: Arc<TextTower<R>>,
     pub logit_scale: Weight<R>,
 }
 
-/// Captions on the device: ids cut to the longest, and where each ends.
-pub struct Captions<R: CubeRuntime> {
-    ids: TokenIds<R>,
-    /// `[batch]`, row of each caption's end-of-text token in `[batch * tokens, width]`.
-    end: Tensor<Inner<R>, 1, Int>,
+/// How one pass through the model is to be run.
+#[derive(Debug, Clone, Default)]
+pub struct Pass {
+    /// What is kept for a backward pass; none is to come when absent.
+    pub plan: Option<Arc<StepPlan>>,
+    /// Training only: what keys drop path.
+    pub drop_path: Option<DropKey>,
+}
+
+impl Pass {
+    /// No gradients, nothing dropped.
+    pub const INFERENCE: Pass = Pass { plan: None, drop_path: None };
 }
 
 impl<R: CubeRuntime> Clip<R> {
     /// A model with the given parameter values (one vector per entry of [`init::specs`]).
     pub fn new(shape: ClipShape, values: &[Vec<f32>], compute_dtype: DType, device: &R::Device) -> Self {
         let params = ParamStore::new(device, init::specs(&shape), values, compute_dtype);
-        let weight = |name: &str| params.weight(name);
+        let kind = float_kind(compute_dtype);
+        let kind = kind.unwrap_or_else(|| unreachable!("a recipe's precision is never {compute_dtype:?}"));
+        let ws = Workspace::new(device, kind);
         Clip {
-            patch_embed: PatchEmbedWeights {
-                conv1: weight("visual.conv1.weight"),
-                class_embedding: weight("visual.class_embedding"),
-                positional_embedding: weight("visual.positional_embedding"),
-                temporal_embedding: (shape.frames > 1).then(|| weight("visual.temporal_embedding")),
-            },
-            ln_pre: norm(&params, "visual.ln_pre", shape.vision.eps),
-            vision: Tower::new(
-                &params,
-                "visual.transformer.resblocks",
-                shape.vision,
-                false,
-                shape.activation,
-                shape.drop_path.clone(),
-            ),
-            ln_post: norm(&params, "visual.ln_post", shape.vision.eps),
-            image_projection: weight("visual.image_projection"),
-            token_embedding: weight("textual.token_embedding.weight"),
-            text_position: weight("textual.positional_embedding"),
-            text: Tower::new(&params, "textual.transformer.resblocks", shape.text, true, shape.activation, Vec::new()),
-            ln_final: norm(&params, "textual.ln_final", shape.text.eps),
-            text_projection: weight("textual.text_projection"),
-            logit_scale: weight("logit_scale"),
+            vision: Arc::new(VisionTower::new(&ws, &params, &shape)),
+            text: Arc::new(TextTower::new(&ws, &params, &shape)),
+            logit_scale: params.weight("logit_scale"),
             shape,
             params,
+            ws,
         }
     }
 
-    /// The leaf that both towers start from; `tracked` makes them record what a backward pass needs.
-    pub fn anchor(&self, tracked: bool) -> AdT<R, 1> {
+    /// Sizes of a step over `clips` clips and captions of `caption` tokens.
+    pub fn sizes(&self, clips: usize, caption: usize) -> [TowerSizes; 2] {
+        self.shape.tower_sizes(clips, caption, self.ws.kind.size())
+    }
+
+    /// The leaf of a graph.
+    fn anchor(&self, pass: &Pass) -> AdT<R, 1> {
         let leaf = Tensor::<Ad<R>, 1>::zeros([1], &self.params.device);
-        if tracked { leaf.require_grad() } else { leaf }
+        if pass.plan.is_some() { leaf.require_grad() } else { leaf }
+    }
+
+    /// How `batch` clips' frames are cut.
+    pub fn grid(&self, batch: usize) -> PatchGrid {
+        PatchGrid {
+            images: batch * self.shape.frames,
+            image_px: self.shape.image_px,
+            patch_px: self.shape.patch_px,
+            frames_per_clip: self.shape.frames,
+            class_row: true,
+        }
     }
 
     /// Uploads decoded frames.
     ///
     /// # Shapes
     /// - `pixels`: u8 `[batch, frames, image_px, image_px, 3]`
-    pub fn upload_frames(&self, pixels: &[u8], batch: usize) -> Frames<R> {
-        let grid = PatchGrid {
-            images: batch * self.shape.frames,
-            image_px: self.shape.image_px,
-            patch_px: self.shape.patch_px,
-        };
+    pub fn upload_frames(&self, pixels: &[u8], batch: usize) -> Frames {
+        let grid = self.grid(batch);
         assert_eq!(pixels.len(), grid.images * grid.image_px * grid.image_px * 3, "bytes of {batch} clips");
-        let client = self.params.client.clone();
+        let client = &self.params.client;
         let pixels = if pixels.len() == grid.padded_bytes() {
             client.create_from_slice(pixels)
         } else {
@@ -97,16 +97,7 @@ impl<R: CubeRuntime> Clip<R> {
             padded.resize(grid.padded_bytes(), 0);
             client.create_from_slice(&padded)
         };
-        Frames {
-            client,
-            device: self.params.device.clone(),
-            pixels,
-            batch,
-            frames: self.shape.frames,
-            grid,
-            norm: self.shape.pixels,
-            dtype: self.params.compute_dtype(),
-        }
+        Frames { pixels, batch, grid, norm: self.shape.pixels }
     }
 
     /// Uploads token ids.
@@ -114,39 +105,44 @@ impl<R: CubeRuntime> Clip<R> {
     /// # Shapes
     /// - `ids`: `[batch, tokens]`, every caption padded to the longest
     /// - `ends`: `[batch]`, place of each caption's end-of-text token
-    pub fn upload_captions(&self, ids: &[i32], tokens: usize, ends: &[usize]) -> Captions<R> {
-        let (batch, device) = (ends.len(), &self.params.device);
+    pub fn upload_captions(&self, ids: &[i32], tokens: usize, ends: &[usize]) -> Captions {
+        let batch = ends.len();
         assert_eq!(ids.len(), batch * tokens, "ids of {batch} captions");
-        let rows: Vec<i32> = ends.iter().enumerate().map(|(i, end)| (i * tokens + end) as i32).collect();
-        Captions {
-            ids: TokenIds { ids: int_tensor(ids.to_vec(), device), batch, tokens },
-            end: int_tensor(rows, device),
-        }
+        let rows: Vec<u32> = ends.iter().enumerate().map(|(i, end)| (i * tokens + end) as u32).collect();
+        let ids: Vec<u32> = ids.iter().map(|id| *id as u32).collect();
+        // The tower is causal and pools at the end: what comes after it has no gradient.
+        let groups = Groups::of(&ids, |row| row % tokens > ends[row / tokens]);
+        Captions { ids: TokenIds { ids: self.ws.upload(&ids), groups, batch, tokens }, ends: self.ws.upload(&rows) }
     }
 
-    /// Features of clips, `[batch, embed]`, f32, rows of length 1.
-    pub fn encode_video(&self, anchor: AdT<R, 1>, frames: Frames<R>, pass: Pass) -> AdT<R, 2> {
-        let (batch, tokens) = (frames.batch, self.shape.tokens());
-        let class: Vec<i32> = (0..batch).map(|clip| (clip * tokens) as i32).collect();
-        let class = int_tensor(class, &self.params.device);
-        let x = patch_embed(anchor, frames, &self.patch_embed);
-        let x = crate::ops::layer_norm(x, &self.ln_pre);
-        let x = self.vision.forward(x, batch, tokens, pass);
-        head(x, class, &self.ln_post, &self.image_projection)
+    /// Features of clips, `[batch, embed]`, f32, rows of length 1; one node of the graph when `pass` has a plan.
+    pub fn encode_video(&self, frames: Frames, pass: &Pass) -> AdT<R, 2> {
+        let (vision, pass_) = (self.vision.clone(), pass.clone());
+        differentiable(self.anchor(pass), move |_| {
+            let plan = pass_.plan.as_ref().map(|plan| &plan.vision);
+            let (feature, kept) = vision.forward(frames, plan, pass_.drop_path);
+            let backward = move |dy| {
+                if let Some(kept) = kept {
+                    vision.backward(kept, dy);
+                }
+                None
+            };
+            (feature, backward)
+        })
     }
 
-    /// Features of captions, `[batch, embed]`, f32, rows of length 1.
-    pub fn encode_text(&self, anchor: AdT<R, 1>, captions: Captions<R>, pass: Pass) -> AdT<R, 2> {
-        let Captions { ids, end } = captions;
-        let (batch, tokens) = (ids.batch, ids.tokens);
-        let dtype = self.params.compute_dtype();
-        let x = token_embed(anchor, ids, &self.token_embedding, &self.text_position, dtype);
-        let x = self.text.forward(x, batch, tokens, pass);
-        head(x, end, &self.ln_final, &self.text_projection)
+    /// Features of captions, `[batch, embed]`, f32, rows of length 1; one node of the graph when `pass` has a plan.
+    pub fn encode_text(&self, captions: Captions, pass: &Pass) -> AdT<R, 2> {
+        let (text, plan) = (self.text.clone(), pass.plan.clone());
+        differentiable(self.anchor(pass), move |_| {
+            let (feature, kept) = text.forward(captions, plan.as_ref().map(|plan| &plan.text));
+            let backward = move |dy| {
+                if let Some(kept) = kept {
+                    text.backward(kept, dy);
+                }
+                None
+            };
+            (feature, backward)
+        })
     }
-}
-
-fn int_tensor<R: CubeRuntime>(values: Vec<i32>, device: &R::Device) -> Tensor<Inner<R>, 1, Int> {
-    let len = values.len();
-    Tensor::from_data(TensorData::new(values, [len]), device)
 }

@@ -2,9 +2,14 @@
 
 pub mod clip;
 pub mod init;
+pub mod memory;
 pub mod params;
+pub mod plan;
 pub mod shape;
+pub mod text;
 pub mod tower;
+pub mod vision;
 
-pub use clip::Clip;
+pub use clip::{Clip, Pass};
+pub use memory::{DeviceMemory, MemoryPlan, OverBudget};
 pub use shape::{ClipShape, TowerShape};

@@ -4,11 +4,14 @@
 //! starts at a multiple of 256 elements, so views satisfy every runtime's alignment (512 bytes in bf16) and each block
 //! of 256 elements belongs to one optimizer group.
 
+use crate::ops::gemm::View;
 use crate::ops::tensor::{T, contiguous, float_kind, tensor};
-use avion_kernels::{Handle, adamw::BLOCK, column_sum, flat};
+use crate::ops::workspace::{Matrix, Workspace};
+use avion_kernels::{Handle, column_sum, flat, optimizer::BLOCK};
 use burn::tensor::{DType, Shape};
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::ComputeClient;
+use std::ops::Range;
 
 /// How a parameter starts when nothing is loaded.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -82,22 +85,62 @@ impl<R: CubeRuntime> Weight<R> {
         tensor(self.compute.clone())
     }
 
-    /// The gradient, f32, in the parameter's shape: written in place by whoever computes it.
-    pub fn gradient(&self) -> CubeTensor<R> {
-        CubeTensor { handle: self.gradient.clone(), ..self.value.clone() }
+    /// The f32 master value, the value in the compute type, and the f32 gradient, each without gaps.
+    pub fn value_handle(&self) -> &Handle {
+        &self.value.handle
     }
 
-    /// Adds the sum over the rows of `gradients` (`[rows, len]`, f32 or the compute type) to the gradient.
-    pub fn accumulate_rows(&self, gradients: T<R, 2>) {
-        let [rows, columns] = gradients.dims();
-        let gradients = contiguous(gradients);
-        let Some(kind) = float_kind(gradients.dtype) else {
-            unreachable!("gradients are f32, f16 or bf16, not {:?}", gradients.dtype)
+    pub fn compute_handle(&self) -> &Handle {
+        &self.compute.handle
+    }
+
+    pub fn gradient_handle(&self) -> &Handle {
+        &self.gradient
+    }
+
+    /// Rows and columns of a matrix; a vector is one row.
+    pub fn rows(&self) -> usize {
+        let shape = self.value.meta.shape();
+        if shape.num_dims() < 2 { 1 } else { shape[0] }
+    }
+
+    pub fn columns(&self) -> usize {
+        self.value.meta.shape().num_elements() / self.rows()
+    }
+
+    /// The value in the compute type, as an operand of products.
+    pub fn view(&self) -> View {
+        let kind = float_kind(self.compute.dtype);
+        let kind = kind.unwrap_or_else(|| unreachable!("weights are never {:?}", self.compute.dtype));
+        View::new(&self.compute.handle, self.rows(), self.columns(), kind)
+    }
+
+    /// Some rows of a matrix, or some elements of a vector, as a parameter of their own that shares the memory. Their
+    /// first element must lie where a binding may start: at a multiple of 64 values on any device.
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        let (shape, len) = (self.value.meta.shape(), self.value.meta.shape().num_elements());
+        let row = len / shape[0];
+        let cut = |handle: &Handle, size: usize| {
+            let (before, after) = (range.start * row * size, len - range.end * row);
+            handle.clone().offset_start(before as u64).offset_end((after * size) as u64)
         };
-        column_sum::column_sum(&gradients.client, gradients.handle, kind, rows, columns, self.gradient.clone());
+        let part = |tensor: &CubeTensor<R>| {
+            let mut dims: Vec<usize> = tensor.meta.shape().iter().copied().collect();
+            dims[0] = range.len();
+            let handle = cut(&tensor.handle, tensor.dtype.size());
+            let (client, device) = (tensor.client.clone(), tensor.device.clone());
+            CubeTensor::new_contiguous(client, device, Shape::from(dims), handle, tensor.dtype)
+        };
+        Weight { value: part(&self.value), compute: part(&self.compute), gradient: cut(&self.gradient, 4) }
     }
 
-    /// Adds `gradient` (f32 or the compute type, as many elements as the parameter, or its first rows) to the gradient.
+    /// Adds the sum over the rows of `gradient` (`[rows, len]`) to the gradient.
+    pub fn accumulate_columns(&self, ws: &Workspace<R>, gradient: &Matrix) {
+        let Matrix { rows, columns, kind, .. } = *gradient;
+        column_sum::column_sum(&ws.client, gradient.handle().clone(), kind, rows, columns, self.gradient.clone());
+    }
+
+    /// Adds `gradient`, f32, as many elements as the parameter or its first rows, to the gradient.
     pub fn accumulate<const D: usize>(&self, gradient: T<R, D>) {
         let gradient = contiguous(gradient);
         let len = gradient.meta.shape().num_elements();
@@ -105,7 +148,7 @@ impl<R: CubeRuntime> Weight<R> {
         let Some(kind) = float_kind(gradient.dtype) else {
             unreachable!("gradients are f32, f16 or bf16, not {:?}", gradient.dtype)
         };
-        flat::accumulate(&gradient.client, gradient.handle, kind, self.gradient.clone(), len);
+        flat::accumulate(&gradient.client, &gradient.handle, kind, &self.gradient, len);
     }
 }
 
@@ -203,15 +246,15 @@ impl<R: CubeRuntime> ParamStore<R> {
         Weight { gradient: view(&self.gradients, DType::F32).handle, value, compute }
     }
 
-    /// Sets every gradient to zero.
+    /// Sets every gradient to zero; the optimizer does this in its own pass.
     pub fn clear_gradients(&self) {
-        flat::clear(&self.client, self.gradients.clone(), self.len);
+        flat::clear(&self.client, &self.gradients, self.len);
     }
 
     /// Rewrites the compute copy from the values; the optimizer does this in its own pass.
     pub fn refresh_copy(&self) {
         if let (Some(copy), Some(kind)) = (&self.copy, float_kind(self.compute_dtype)) {
-            flat::cast(&self.client, self.values.clone(), copy.clone(), kind, self.len);
+            flat::cast(&self.client, &self.values, copy, kind, self.len);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Every size and constant that defines a CLIP model, free of where it came from.
 
+use super::plan::TowerSizes;
 use crate::config::recipe::{Activation, DropPathSchedule, Normalization, Recipe};
 use crate::config::{Geometry, VOCABULARY};
 use crate::ops::patch_embed::PixelNorm;
@@ -72,6 +73,26 @@ impl ClipShape {
     /// Patches per frame.
     pub fn patches(&self) -> usize {
         (self.image_px / self.patch_px).pow(2)
+    }
+
+    /// What both towers compute for `clips` clips and captions of `caption` tokens, with activations of `element` bytes.
+    pub fn tower_sizes(&self, clips: usize, caption: usize, element: usize) -> [TowerSizes; 2] {
+        let sizes = |shape: &TowerShape, tokens, patch_values, causal| TowerSizes {
+            batch: clips,
+            tokens,
+            width: shape.width,
+            layers: shape.layers,
+            heads: shape.heads,
+            patch_values,
+            element,
+            causal,
+            norm_before: !causal,
+            drop_path: !causal && self.drop_path.iter().any(|rate| *rate > 0.0),
+        };
+        [
+            sizes(&self.vision, self.tokens(), 3 * self.patch_px * self.patch_px, false),
+            sizes(&self.text, caption, 0, true),
+        ]
     }
 
     /// Vision tokens per clip.

@@ -1,19 +1,21 @@
-//! The pre-norm transformer block that every tower is made of, as one node of the graph:
-//! `x1 = x + s1 * attention(ln_1(x))`, `y = x1 + s2 * mlp(ln_2(x1))`.
+//! The pre-norm transformer block that every tower is made of:
+//! `x1 = x + s1 * attention(ln_1(x))`, `y = x1 + s2 * mlp(ln_2(x1))`, with a backward pass written out by hand, so that
+//! what is kept between the two is ours to choose, piece by piece ([`Keep`]).
 //!
 //! Source: OpenAI CLIP `model.py`, `ResidualAttentionBlock`; AVION `transformer.py`. `s1`, `s2` are 1, or drop path's
 //! per-clip factors (Huang et al. 2016, arXiv:1603.09382).
 
-use super::attention::{self, AttentionShape};
-use super::differentiable::differentiable;
-use super::norm::{self, Norm, Stats};
-use super::tensor::{AdT, T};
-use super::{activation, linear};
-use crate::config::recipe::{Activation, Recompute};
+use super::linear;
+use super::norm::{Norm, Stats};
+use super::residual::{Branch, add_branch, branch_gradient};
+use super::workspace::{Matrix, Workspace};
+use crate::config::recipe::Activation;
 use crate::model::params::Weight;
-use burn::tensor::Tensor;
+use avion_kernels::Handle;
+use avion_kernels::activation;
+use avion_kernels::arena::Buffer;
+use avion_kernels::attention::{self, AttentionShape};
 use burn_cubecl::CubeRuntime;
-use std::sync::Arc;
 
 /// The twelve parameters of a block, under the names OpenAI gave them.
 #[derive(Clone)]
@@ -36,109 +38,210 @@ pub struct BlockWeights<R: CubeRuntime> {
 pub struct BlockSpec {
     pub shape: AttentionShape,
     pub activation: Activation,
-    pub recompute: Recompute,
 }
 
-/// Drop path's factors of the two branches for each clip, `[batch]`: 0 or `1 / (1 - rate)`.
+/// Drop path's factors of the two branches for each clip, `[batch]`, f32: 0 or `1 / (1 - rate)`.
 #[derive(Clone)]
-pub struct DropPath<R: CubeRuntime> {
-    pub attention: T<R, 1>,
-    pub mlp: T<R, 1>,
+pub struct DropPath {
+    pub attention: Handle,
+    pub mlp: Handle,
 }
 
-/// What the backward pass needs beside the block's input.
-struct Kept<R: CubeRuntime> {
-    ln_1: Stats<R>,
-    /// `ln_1(x)`, `[rows, width]`.
-    normed_1: T<R, 2>,
-    /// `[rows, 3 * width]`.
-    qkv: T<R, 2>,
-    /// The attention's output, `[rows, width]`, and what its own backward pass needs.
-    attended: T<R, 2>,
-    attention: attention::Kept<R>,
-    /// `x1`, `[rows, width]`.
-    middle: T<R, 2>,
-    ln_2: Stats<R>,
-    normed_2: T<R, 2>,
-    /// Before and after the activation, `[rows, 4 * width]`.
-    hidden: T<R, 2>,
-    activated: T<R, 2>,
+/// Which pieces are kept for the backward pass, beside the block's input; it computes the others again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// Queries, keys and values, `[rows, 3 * width]`.
+    pub qkv: bool,
+    /// The attention's output, `[rows, width]`.
+    pub attended: bool,
+    /// The residual stream between the branches, `[rows, width]`.
+    pub middle: bool,
+    /// The MLP before its activation, `[rows, 4 * width]`.
+    pub hidden: bool,
 }
 
-/// One block.
-///
-/// # Shapes
-/// - `x`: `[batch * tokens, width]`; returns the same
-pub fn block<R: CubeRuntime>(
-    x: AdT<R, 2>,
-    weights: &Arc<BlockWeights<R>>,
-    spec: BlockSpec,
-    drop_path: Option<DropPath<R>>,
-) -> AdT<R, 2> {
-    let weights = weights.clone();
-    differentiable(x, move |x| {
-        let (y, kept) = forward(x.clone(), &weights, &spec, drop_path.as_ref());
-        let kept = match spec.recompute {
-            Recompute::None => Some(kept),
-            Recompute::Blocks => None,
+impl Keep {
+    pub const NOTHING: Keep = Keep { qkv: false, attended: false, middle: false, hidden: false };
+    pub const ALL: Keep = Keep { qkv: true, attended: true, middle: true, hidden: true };
+}
+
+/// What the forward pass left for the backward pass.
+pub struct Kept {
+    qkv: Option<Matrix>,
+    attended: Option<Attended>,
+    middle: Option<Matrix>,
+    hidden: Option<Matrix>,
+    stats_1: Stats,
+    stats_2: Stats,
+}
+
+/// The attention's output with the logarithms of its softmax sums, `[batch, heads, tokens]`, f32.
+#[derive(Clone)]
+struct Attended {
+    output: Matrix,
+    lse: Buffer,
+}
+
+/// One block on one device, for batches of one shape.
+pub struct Block<'a, R: CubeRuntime> {
+    pub ws: &'a Workspace<R>,
+    pub weights: &'a BlockWeights<R>,
+    pub spec: BlockSpec,
+    pub drop_path: Option<&'a DropPath>,
+}
+
+impl<R: CubeRuntime> Block<'_, R> {
+    /// # Shapes
+    /// - `x`: `[batch * tokens, width]`; returns the same, and what `keep` names
+    pub fn forward(&self, x: &Matrix, keep: Keep) -> (Matrix, Kept) {
+        let (qkv, stats_1) = self.qkv(x);
+        let attended = self.attend(&qkv);
+        let kept_qkv = keep.qkv.then_some(qkv);
+        let middle = self.middle(x, &attended.output);
+        let kept_attended = keep.attended.then_some(attended);
+        let (hidden, stats_2) = self.hidden(&middle);
+        let activated = self.ws.matrix(hidden.rows, hidden.columns);
+        let (kind, nonlinearity) = (hidden.kind, function(self.spec.activation));
+        activation::forward(&self.ws.client, kind, nonlinearity, hidden.handle(), activated.handle(), hidden.len());
+        let kept_hidden = keep.hidden.then_some(hidden);
+        let y = add_branch(self.ws, &activated, &self.mlp_branch(), &middle);
+        let kept = Kept {
+            qkv: kept_qkv,
+            attended: kept_attended,
+            middle: keep.middle.then_some(middle),
+            hidden: kept_hidden,
+            stats_1,
+            stats_2,
         };
-        let backward = move |dy| {
-            let kept = match kept {
-                Some(kept) => kept,
-                None => forward(x.clone(), &weights, &spec, drop_path.as_ref()).1,
-            };
-            Some(backward(x, kept, dy, &weights, &spec, drop_path.as_ref()))
-        };
-        (y, backward)
-    })
+        (y, kept)
+    }
+
+    /// Gradient of `x` from that of the block's output, which becomes it, in place. Adds every weight's gradient to its
+    /// own, except that of `c_proj_bias`, which is the column sum of the output's gradient: whoever made that adds it.
+    /// `below` is the like bias of the block before, if any.
+    pub fn backward(&self, x: &Matrix, kept: Kept, stream: &Matrix, below: Option<&Weight<R>>) {
+        let (ws, w) = (self.ws, self.weights);
+        let Kept { mut qkv, mut attended, middle, hidden, stats_1, stats_2 } = kept;
+        let middle = middle.unwrap_or_else(|| {
+            let attended = attended.get_or_insert_with(|| self.attend(qkv.get_or_insert_with(|| self.qkv(x).0)));
+            self.middle(x, &attended.output)
+        });
+        let dropped = self.drop_path.is_some();
+
+        // The MLP.
+        let hidden = hidden.unwrap_or_else(|| self.hidden(&middle).0);
+        let branch = branch_gradient(ws, stream, &self.mlp_branch());
+        let d_hidden = linear::input_gradient(ws, &branch, &w.c_proj);
+        activation::backward(
+            &ws.client,
+            hidden.kind,
+            function(self.spec.activation),
+            hidden.rows,
+            hidden.columns,
+            hidden.handle(),
+            d_hidden.handle(),
+            Some(w.c_fc_bias.gradient_handle()),
+        );
+        linear::weight_gradient(ws, &hidden, &branch, &w.c_proj);
+        drop((hidden, branch));
+        let d_normed = linear::input_gradient(ws, &d_hidden, &w.c_fc);
+        let out_proj_bias = (!dropped).then_some(&w.out_proj_bias);
+        w.ln_2.backward(ws, &middle, &stats_2, &d_normed, stream, out_proj_bias);
+        linear::weight_gradient(ws, &d_normed, &d_hidden, &w.c_fc);
+        drop((middle, d_hidden, d_normed));
+
+        // The attention.
+        let qkv = qkv.unwrap_or_else(|| self.qkv(x).0);
+        let Attended { output, lse } = attended.unwrap_or_else(|| self.attend(&qkv));
+        let branch = branch_gradient(ws, stream, &self.attention_branch());
+        let d_output = linear::input_gradient(ws, &branch, &w.out_proj);
+        linear::weight_gradient(ws, &output, &branch, &w.out_proj);
+        if dropped {
+            w.out_proj_bias.accumulate_columns(ws, &branch);
+        }
+        drop(branch);
+        let d_qkv = ws.matrix(qkv.rows, qkv.columns);
+        let delta = ws.floats(self.spec.shape.lse_len());
+        let gradients = attention::backward(
+            &ws.client,
+            &self.spec.shape,
+            qkv.handle(),
+            output.handle(),
+            lse.handle(),
+            d_output.handle(),
+            d_qkv.handle(),
+            delta.handle(),
+        );
+        supported(gradients);
+        drop((qkv, output, lse, d_output, delta));
+        w.in_proj_bias.accumulate_columns(ws, &d_qkv);
+        let d_normed = linear::input_gradient(ws, &d_qkv, &w.in_proj);
+        w.ln_1.backward(ws, x, &stats_1, &d_normed, stream, below);
+        linear::weight_gradient(ws, &d_normed, &d_qkv, &w.in_proj);
+    }
+
+    /// Adds the gradient of `c_proj_bias` from that of the block's output: for the last block, and wherever drop path
+    /// weighs rows differently.
+    pub fn output_bias_gradient(&self, stream: &Matrix) {
+        let branch = branch_gradient(self.ws, stream, &self.mlp_branch());
+        self.weights.c_proj_bias.accumulate_columns(self.ws, &branch);
+    }
+
+    fn qkv(&self, x: &Matrix) -> (Matrix, Stats) {
+        let (normed, stats) = self.weights.ln_1.forward(self.ws, x);
+        let w = self.weights;
+        (linear::forward(self.ws, &normed, &w.in_proj, Some(&w.in_proj_bias), None), stats)
+    }
+
+    fn attend(&self, qkv: &Matrix) -> Attended {
+        let shape = &self.spec.shape;
+        let output = self.ws.matrix(qkv.rows, shape.heads * shape.head_dim);
+        let lse = self.ws.floats(shape.lse_len());
+        let (from, to) = (qkv.handle(), output.handle());
+        supported(attention::forward(&self.ws.client, shape, from, to, lse.handle()));
+        Attended { output, lse }
+    }
+
+    fn middle(&self, x: &Matrix, attended: &Matrix) -> Matrix {
+        add_branch(self.ws, attended, &self.attention_branch(), x)
+    }
+
+    fn hidden(&self, middle: &Matrix) -> (Matrix, Stats) {
+        let (normed, stats) = self.weights.ln_2.forward(self.ws, middle);
+        let w = self.weights;
+        (linear::forward(self.ws, &normed, &w.c_fc, Some(&w.c_fc_bias), None), stats)
+    }
+
+    fn attention_branch(&self) -> Branch<'_, R> {
+        Branch {
+            weight: &self.weights.out_proj,
+            bias: &self.weights.out_proj_bias,
+            factor: self.drop_path.map(|d| &d.attention),
+            rows_per_clip: self.spec.shape.tokens,
+        }
+    }
+
+    fn mlp_branch(&self) -> Branch<'_, R> {
+        Branch {
+            weight: &self.weights.c_proj,
+            bias: &self.weights.c_proj_bias,
+            factor: self.drop_path.map(|d| &d.mlp),
+            rows_per_clip: self.spec.shape.tokens,
+        }
+    }
 }
 
-fn forward<R: CubeRuntime>(
-    x: T<R, 2>,
-    w: &BlockWeights<R>,
-    spec: &BlockSpec,
-    drop_path: Option<&DropPath<R>>,
-) -> (T<R, 2>, Kept<R>) {
-    let (normed_1, ln_1) = norm::forward(x.clone(), &w.ln_1);
-    let qkv = linear::forward(normed_1.clone(), &w.in_proj, Some(&w.in_proj_bias));
-    let (attended, kept_attention) = attention::forward(qkv.clone(), &spec.shape);
-    let branch = linear::forward(attended.clone(), &w.out_proj, Some(&w.out_proj_bias));
-    let middle = x + scaled(branch, spec, drop_path.map(|d| &d.attention));
-
-    let (normed_2, ln_2) = norm::forward(middle.clone(), &w.ln_2);
-    let hidden = linear::forward(normed_2.clone(), &w.c_fc, Some(&w.c_fc_bias));
-    let activated = activation::forward(hidden.clone(), spec.activation);
-    let branch = linear::forward(activated.clone(), &w.c_proj, Some(&w.c_proj_bias));
-    let y = middle.clone() + scaled(branch, spec, drop_path.map(|d| &d.mlp));
-    (y, Kept { ln_1, normed_1, qkv, attended, attention: kept_attention, middle, ln_2, normed_2, hidden, activated })
+/// The kernels' name of a nonlinearity.
+pub(super) fn function(activation: Activation) -> activation::Activation {
+    match activation {
+        Activation::Gelu => activation::Activation::Gelu,
+        Activation::QuickGelu => activation::Activation::QuickGelu,
+    }
 }
 
-fn backward<R: CubeRuntime>(
-    x: T<R, 2>,
-    kept: Kept<R>,
-    dy: T<R, 2>,
-    w: &BlockWeights<R>,
-    spec: &BlockSpec,
-    drop_path: Option<&DropPath<R>>,
-) -> T<R, 2> {
-    let branch = scaled(dy.clone(), spec, drop_path.map(|d| &d.mlp));
-    let d = linear::backward(kept.activated, branch, &w.c_proj, Some(&w.c_proj_bias));
-    let d = activation::backward(kept.hidden, d, spec.activation);
-    let d = linear::backward(kept.normed_2, d, &w.c_fc, Some(&w.c_fc_bias));
-    let d_middle = dy + norm::backward(kept.middle, kept.ln_2, d, &w.ln_2);
-
-    let branch = scaled(d_middle.clone(), spec, drop_path.map(|d| &d.attention));
-    let d = linear::backward(kept.attended, branch, &w.out_proj, Some(&w.out_proj_bias));
-    let d = attention::backward(kept.qkv, kept.attention, d, &spec.shape);
-    let d = linear::backward(kept.normed_1, d, &w.in_proj, Some(&w.in_proj_bias));
-    d_middle + norm::backward(x, kept.ln_1, d, &w.ln_1)
-}
-
-/// A residual branch times its clip's drop-path factor.
-fn scaled<R: CubeRuntime>(branch: T<R, 2>, spec: &BlockSpec, factor: Option<&T<R, 1>>) -> T<R, 2> {
-    let Some(factor) = factor else { return branch };
-    let ([rows, width], dtype) = (branch.dims(), branch.dtype());
-    let factor = super::tensor::cast(factor.clone(), dtype).reshape([spec.shape.batch, 1, 1]);
-    let branch: Tensor<_, 3> = branch.reshape([spec.shape.batch, spec.shape.tokens, width]);
-    (branch * factor).reshape([rows, width])
+/// Device selection and the recipe's validation ask [`attention::path`] first: a refusal here is a bug.
+fn supported(launched: Result<(), avion_kernels::KernelError>) {
+    if let Err(error) = launched {
+        unreachable!("the attention was checked when the model was made: {error}");
+    }
 }

@@ -1,67 +1,128 @@
 //! Matrix products: which implementation takes them.
 //!
-//! CUDA devices get cuBLASLt; devices without subgroups (Mesa's software Vulkan) our register-tiled kernel, which reads
-//! any strides in place; the rest, and layouts the others do not take, CubeCL's. Sums are f32 everywhere.
+//! CUDA devices get cuBLASLt, which adds bias and residual as it stores; devices without subgroups (Mesa's software
+//! Vulkan) our register-tiled kernel, which does the same; the rest CubeCL's product and a pass of our own. Sums are f32
+//! everywhere.
 
-use super::tensor::{T, float_kind, primitive, tensor};
+use super::tensor::primitive;
+use super::workspace::{Matrix, Workspace, dtype};
 use crate::model::params::Weight;
-use avion_kernels::FloatKind;
-use avion_kernels::gemm::tiled::{Matrix, tiled};
+use avion_kernels::gemm::tiled::{self, tiled};
 use avion_kernels::gemm::{Operand, Problem};
-use burn::tensor::{DType, Shape};
+use avion_kernels::residual::{self, Finish};
+use avion_kernels::{FloatKind, Handle, flat};
+use burn::tensor::Shape;
 use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::features::Plane;
 
-/// `a b`, with the result in `out`; either operand may be a transposed view.
-///
-/// # Shapes
-/// - `a`: `[m, k]` or `[outer, inner, m, k]`, `b`: `[k, n]` or `[outer, inner, k, n]`, of one element type
-/// - returns `[m, n]` or `[outer, inner, m, n]`
-pub fn gemm<R: CubeRuntime, const D: usize>(a: T<R, D>, b: T<R, D>, out: DType) -> T<R, D> {
-    let (a, b) = (primitive(a), primitive(b));
-    debug_assert_eq!(a.dtype, b.dtype, "both operands are read with the first one's type");
-    let mut shape: Vec<usize> = a.meta.shape().iter().copied().collect();
-    shape[D - 1] = b.meta.shape()[D - 1];
-    let len = shape.iter().product::<usize>();
-    let new = |shape| {
-        let handle = a.client.empty(len * out.size());
-        CubeTensor::new_contiguous(a.client.clone(), a.device.clone(), Shape::from(shape), handle, out)
-    };
-    if prefers_tiled(&a) {
-        let y = new(shape);
-        by_tiles(a, b, y.clone());
-        return tensor(y);
-    }
-    #[cfg(feature = "cuda")]
-    {
-        let y = new(shape);
-        if by_cublaslt(&a, &b, &y, false) {
-            return tensor(y);
-        }
-    }
-    tensor(by_cubecl(a, b, out))
+/// One matrix of a product, read as it lies or transposed.
+#[derive(Clone)]
+pub struct View {
+    handle: Handle,
+    rows: usize,
+    columns: usize,
+    kind: FloatKind,
+    transposed: bool,
 }
 
-/// Adds `a b` to a weight's gradient. `a`: `[out, rows]`, `b`: `[rows, in]`, for a weight `[out, in]`.
-pub fn gemm_accumulate<R: CubeRuntime>(a: T<R, 2>, b: T<R, 2>, weight: &Weight<R>) {
+impl View {
+    pub fn of(matrix: &Matrix) -> Self {
+        View::new(matrix.handle(), matrix.rows, matrix.columns, matrix.kind)
+    }
+
+    /// `[rows, columns]` of `kind`, row-major, without gaps.
+    pub fn new(handle: &Handle, rows: usize, columns: usize, kind: FloatKind) -> Self {
+        View { handle: handle.clone(), rows, columns, kind, transposed: false }
+    }
+
+    /// The same buffer as its transpose.
+    pub fn transposed(self) -> Self {
+        View { rows: self.columns, columns: self.rows, transposed: !self.transposed, ..self }
+    }
+
+    fn operand(&self) -> Operand {
+        if self.transposed { Operand::matrix(self.rows).transposed() } else { Operand::matrix(self.columns) }
+    }
+
+    fn argument(&self) -> tiled::Matrix {
+        tiled::Matrix { handle: self.handle.clone(), len: self.rows * self.columns, operand: self.operand() }
+    }
+
+    fn tensor<R: CubeRuntime>(&self, ws: &Workspace<R>) -> CubeTensor<R> {
+        let shape = if self.transposed { [self.columns, self.rows] } else { [self.rows, self.columns] };
+        let tensor = CubeTensor::new_contiguous(
+            ws.client.clone(),
+            ws.device.clone(),
+            Shape::new(shape),
+            self.handle.clone(),
+            dtype(self.kind),
+        );
+        if self.transposed { primitive::<R, 2>(super::tensor::tensor::<R, 2>(tensor).transpose()) } else { tensor }
+    }
+}
+
+/// What is added to a product before it is stored.
+pub struct Epilogue<'a, R: CubeRuntime> {
+    /// `[n]`, to every row.
+    pub bias: Option<&'a Weight<R>>,
+    /// `[m, n]`, of the output's type.
+    pub residual: Option<&'a Matrix>,
+    /// Whether the product is added to what the output holds.
+    pub accumulate: bool,
+}
+
+impl<R: CubeRuntime> Default for Epilogue<'_, R> {
+    fn default() -> Self {
+        Epilogue { bias: None, residual: None, accumulate: false }
+    }
+}
+
+/// `out = a b`, with the epilogue.
+///
+/// # Shapes
+/// - `a`: `[m, k]`, `b`: `[k, n]`, of one type; `out`: `[m, n]`, not transposed
+pub fn multiply<R: CubeRuntime>(ws: &Workspace<R>, a: &View, b: &View, out: &View, epilogue: Epilogue<R>) {
+    debug_assert!(a.columns == b.rows && a.rows == out.rows && b.columns == out.columns && a.kind == b.kind);
+    let problem = Problem::single(a.rows, b.columns, a.columns);
     #[cfg(feature = "cuda")]
-    if by_cublaslt(&primitive(a.clone()), &primitive(b.clone()), &weight.gradient(), true) {
+    if by_cublaslt(ws, problem, a, b, out, &epilogue) {
         return;
     }
-    weight.accumulate(gemm(a, b, DType::F32));
+    if !ws.client.features().plane.contains(Plane::Ops) {
+        return by_tiles(ws, problem, a, b, out, &epilogue);
+    }
+    by_cubecl(ws, a, b, out, &epilogue);
 }
 
 /// Queues the product on cuBLASLt; false when something else has to take it.
 #[cfg(feature = "cuda")]
-fn by_cublaslt<R: CubeRuntime>(a: &CubeTensor<R>, b: &CubeTensor<R>, out: &CubeTensor<R>, accumulate: bool) -> bool {
-    use avion_kernels::gemm::cublaslt::{Declined, cublaslt};
+fn by_cublaslt<R: CubeRuntime>(
+    ws: &Workspace<R>,
+    problem: Problem,
+    a: &View,
+    b: &View,
+    out: &View,
+    epilogue: &Epilogue<R>,
+) -> bool {
+    use avion_kernels::gemm::cublaslt::{self, Declined, cublaslt};
     use std::sync::Once;
     static WARNED: Once = Once::new();
-    let operands = (matrix(a.clone()), matrix(b.clone()), kind(a));
-    match cublaslt(&out.client, problem(a, b), operands, (matrix(out.clone()), kind(out)), accumulate) {
+    static FAILED: Once = Once::new();
+    let added = cublaslt::Epilogue {
+        bias: epilogue.bias.map(|bias| bias.compute_handle().clone()),
+        residual: epilogue.residual.map(|m| m.handle().clone()),
+        accumulate: epilogue.accumulate,
+    };
+    let operands = (a.argument(), b.argument(), a.kind);
+    match cublaslt(&ws.client, problem, operands, (out.argument(), out.kind), &added) {
         Ok(()) => true,
         Err(Declined::NotApplicable) => false,
+        Err(Declined::Failed(why)) => {
+            // The step's outcome is checked before anything is made of it (`train`); more products would not help.
+            FAILED.call_once(|| tracing::error!("a product failed on the device: {why}"));
+            true
+        }
         Err(Declined::Unavailable(why)) => {
             WARNED
                 .call_once(|| tracing::warn!("cuBLASLt is not used ({why}); CubeCL's slower products take its place"));
@@ -70,42 +131,46 @@ fn by_cublaslt<R: CubeRuntime>(a: &CubeTensor<R>, b: &CubeTensor<R>, out: &CubeT
     }
 }
 
-fn prefers_tiled<R: CubeRuntime>(a: &CubeTensor<R>) -> bool {
-    !a.client.features().plane.contains(Plane::Ops)
+fn by_tiles<R: CubeRuntime>(
+    ws: &Workspace<R>,
+    problem: Problem,
+    a: &View,
+    b: &View,
+    out: &View,
+    epilogue: &Epilogue<R>,
+) {
+    let added = tiled::Epilogue {
+        bias: epilogue.bias.map(|bias| bias.value_handle().clone()),
+        residual: epilogue.residual.map(|m| m.handle().clone()),
+        accumulate: epilogue.accumulate,
+    };
+    let operands = (a.argument(), b.argument(), a.kind);
+    if let Err(error) = tiled(&ws.client, problem, 1.0, operands, (out.argument(), out.kind), added) {
+        unreachable!("operands are whole matrices: {error}");
+    }
 }
 
-fn by_cubecl<R: CubeRuntime>(a: CubeTensor<R>, b: CubeTensor<R>, out: DType) -> CubeTensor<R> {
-    let shapes = (a.meta.shape().clone(), b.meta.shape().clone());
-    match matmul(a, b, None, MatmulStrategy::default(), out) {
-        Ok(y) => y,
+fn by_cubecl<R: CubeRuntime>(ws: &Workspace<R>, a: &View, b: &View, out: &View, epilogue: &Epilogue<R>) {
+    let (rows, columns) = (out.rows, out.columns);
+    let sum = epilogue.accumulate.then(|| ws.matrix_of(out.kind, rows, columns));
+    let target = sum.as_ref().map_or(out.clone(), View::of);
+    let (lhs, rhs) = (a.tensor(ws), b.tensor(ws));
+    if let Err(error) = matmul(lhs, rhs, Some(target.tensor(ws)), MatmulStrategy::default(), dtype(out.kind)) {
         // The chooser's last resort takes any problem in a type the device has; device selection checks the type.
-        Err(error) => unreachable!("matrix product {shapes:?} was refused: {error:?}"),
+        unreachable!("matrix product [{rows}, {}] x [{}, {columns}] was refused: {error:?}", a.columns, b.rows);
     }
-}
-
-fn by_tiles<R: CubeRuntime>(a: CubeTensor<R>, b: CubeTensor<R>, out: CubeTensor<R>) {
-    let (problem, kind, out_kind) = (problem(&a, &b), kind(&a), kind(&out));
-    let client = out.client.clone();
-    let launched = tiled(&client, problem, 1.0, (matrix(a), matrix(b), kind), (matrix(out), out_kind));
-    if let Err(error) = launched {
-        unreachable!("operands come from tensors that hold them: {error}");
+    if let Some(sum) = sum {
+        flat::accumulate(&ws.client, sum.handle(), out.kind, &out.handle, rows * columns);
     }
-}
-
-fn problem<R: CubeRuntime>(a: &CubeTensor<R>, b: &CubeTensor<R>) -> Problem {
-    let (shape, rank) = (a.meta.shape(), a.meta.shape().num_dims());
-    let batch = |dim: usize| if rank == 4 { shape[dim] } else { 1 };
-    Problem { m: shape[rank - 2], k: shape[rank - 1], n: b.meta.shape()[rank - 1], outer: batch(0), inner: batch(1) }
-}
-
-fn matrix<R: CubeRuntime>(x: CubeTensor<R>) -> Matrix {
-    let (strides, rank) = (x.meta.strides().clone(), x.meta.shape().num_dims());
-    let batch = |dim: usize| if rank == 4 { strides[dim] } else { 0 };
-    let operand =
-        Operand { offset: 0, outer: batch(0), inner: batch(1), rows: strides[rank - 2], columns: strides[rank - 1] };
-    Matrix { len: x.handle.size_in_used() as usize / x.dtype.size(), handle: x.handle, operand }
-}
-
-fn kind<R: CubeRuntime>(x: &CubeTensor<R>) -> FloatKind {
-    float_kind(x.dtype).unwrap_or_else(|| unreachable!("products of {:?} are never asked for", x.dtype))
+    if epilogue.bias.is_some() || epilogue.residual.is_some() {
+        let finish = Finish {
+            y: &out.handle,
+            bias: epilogue.bias.map(|bias| bias.value_handle()),
+            factor: None,
+            residual: epilogue.residual.map(Matrix::handle),
+            rows,
+            columns,
+        };
+        residual::finish(&ws.client, out.kind, finish);
+    }
 }

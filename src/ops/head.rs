@@ -1,56 +1,60 @@
-//! From a tower's last tokens to its normalised feature: pick one token per sample, LayerNorm, project, L2-normalise.
+//! From a tower's pooled tokens to its features: LayerNorm, projection, length 1.
 
-use super::differentiable::differentiable;
 use super::linear;
-use super::norm::{self, Norm};
-use super::tensor::{AdT, Inner, T, cast};
+use super::norm::{Norm, Stats};
+use super::tensor::{T, from_handle, primitive};
+use super::workspace::{Matrix, Workspace};
 use crate::model::params::Weight;
-use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor};
+use avion_kernels::arena::Buffer;
+use avion_kernels::reduce::Split;
+use avion_kernels::rows;
+use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
 
-/// Smallest norm divided by, as `torch.nn.functional.normalize`.
-const MIN_NORM: f64 = 1e-12;
-
-/// # Shapes
-/// - `x`: `[rows, width]`
-/// - `pick`: `[batch]`, the row of each sample's pooled token (class token, or end of text)
-/// - `projection`: `[width, embed]`
-/// - returns features of length 1, `[batch, embed]`, f32
-pub fn head<R: CubeRuntime>(
-    x: AdT<R, 2>,
-    pick: Tensor<Inner<R>, 1, Int>,
-    norm: &Norm<R>,
-    projection: &Weight<R>,
-) -> AdT<R, 2> {
-    let (norm, projection) = (norm.clone(), projection.clone());
-    differentiable(x, move |x: T<R, 2>| {
-        let (shape, dtype) = (x.dims(), x.dtype());
-        let picked = x.select(0, pick.clone());
-        let (normed, stats) = norm::forward(picked.clone(), &norm);
-        let projected = cast(linear::project(normed.clone(), &projection), DType::F32);
-        let (feature, length) = normalize(projected);
-        let backward = {
-            let feature = feature.clone();
-            move |dy: T<R, 2>| {
-                let d = normalize_backward(feature, length, dy);
-                let d = linear::project_backward(normed, cast(d, dtype), &projection);
-                let d = norm::backward(picked, stats, d, &norm);
-                let zeros = cast(Tensor::zeros(shape, &d.device()), dtype);
-                Some(zeros.select_assign(0, pick, d, IndexingUpdateOp::Add))
-            }
-        };
-        (feature, backward)
-    })
+/// Parameters of one tower's head.
+#[derive(Clone)]
+pub struct Head<R: CubeRuntime> {
+    pub norm: Norm<R>,
+    /// `[width, embed]`.
+    pub projection: Weight<R>,
 }
 
-/// Rows scaled to length 1, and their lengths `[batch, 1]`.
-fn normalize<R: CubeRuntime>(x: T<R, 2>) -> (T<R, 2>, T<R, 2>) {
-    let length = (x.clone() * x.clone()).sum_dim(1).sqrt().clamp_min(MIN_NORM);
-    (x / length.clone(), length)
+/// What the forward pass left for the backward pass.
+pub struct HeadKept<R: CubeRuntime> {
+    pooled: Matrix,
+    stats: Stats,
+    normed: Matrix,
+    feature: T<R, 2>,
+    /// Lengths before normalising, `[batch]`, f32.
+    length: Buffer,
 }
 
-/// `dx = (dy - y (y . dy)) / |x|`.
-fn normalize_backward<R: CubeRuntime>(y: T<R, 2>, length: T<R, 2>, dy: T<R, 2>) -> T<R, 2> {
-    let along = (y.clone() * dy.clone()).sum_dim(1);
-    (dy - y * along) / length
+impl<R: CubeRuntime> Head<R> {
+    /// # Shapes
+    /// - `pooled`: `[batch, width]`; returns features of length 1, `[batch, embed]`, f32
+    pub fn forward(&self, ws: &Workspace<R>, pooled: Matrix) -> (T<R, 2>, HeadKept<R>) {
+        let (normed, stats) = self.norm.forward(ws, &pooled);
+        let projected = linear::project(ws, &normed, &self.projection);
+        let (batch, embed) = (projected.rows, projected.columns);
+        // Burn's graph holds the feature, so its memory is Burn's.
+        let feature = ws.client.empty(batch * embed * 4);
+        let length = ws.floats(batch);
+        let from = projected.handle();
+        let split = Split::of(&ws.client);
+        rows::normalize(&ws.client, split, projected.kind, from, &feature, length.handle(), batch, embed);
+        let feature: T<R, 2> = from_handle(&ws.client, &ws.device, feature, [batch, embed], DType::F32);
+        (feature.clone(), HeadKept { pooled, stats, normed, feature, length })
+    }
+
+    /// Gradient of the pooled tokens from that of the features, `[batch, embed]`, f32; adds the parameters'.
+    pub fn backward(&self, ws: &Workspace<R>, kept: HeadKept<R>, d_feature: T<R, 2>) -> Matrix {
+        let HeadKept { pooled, stats, normed, feature, length } = kept;
+        let [batch, embed] = feature.dims();
+        let (feature, gradient) = (primitive(feature), super::tensor::contiguous(d_feature));
+        let d = ws.matrix(batch, embed);
+        let inputs = [&feature.handle, length.handle(), &gradient.handle];
+        rows::normalize_backward(&ws.client, Split::of(&ws.client), d.kind, inputs, d.handle(), batch, embed);
+        let d_normed = linear::project_backward(ws, &normed, &d, &self.projection);
+        self.norm.branch_only(ws, &pooled, &stats, &d_normed, None)
+    }
 }

@@ -1,8 +1,9 @@
-//! LayerNorm over the last dimension; statistics in f32 whatever the input's type.
+//! LayerNorm with its parameters, over the kernels of [`avion_kernels::layer_norm`].
 
-use super::tensor::{T, cast};
+use super::workspace::{Matrix, Workspace};
 use crate::model::params::Weight;
-use burn::tensor::DType;
+use avion_kernels::arena::Buffer;
+use avion_kernels::layer_norm::{self, Backward, NormShape};
 use burn_cubecl::CubeRuntime;
 
 /// Gain, bias and epsilon of one LayerNorm.
@@ -13,43 +14,77 @@ pub struct Norm<R: CubeRuntime> {
     pub eps: f32,
 }
 
-/// Mean and reciprocal standard deviation of each row, `[rows, 1]`, f32.
-pub struct Stats<R: CubeRuntime> {
-    pub mean: T<R, 2>,
-    pub rstd: T<R, 2>,
-}
+/// Mean and reciprocal standard deviation of each row, `[rows, 2]`, f32.
+pub type Stats = Buffer;
 
-/// Normalises each row over `width`, then scales and shifts. Biased variance, as everywhere in the field.
-///
-/// # Shapes
-/// - `x`: `[rows, width]`; returns `y` like `x`, and the statistics
-///
-/// Source: Ba et al. 2016, arXiv:1607.06450.
-pub fn forward<R: CubeRuntime>(x: T<R, 2>, norm: &Norm<R>) -> (T<R, 2>, Stats<R>) {
-    let dtype = x.dtype();
-    let x = cast(x, DType::F32);
-    let mean = x.clone().mean_dim(1);
-    let centred = x - mean.clone();
-    let variance = (centred.clone() * centred.clone()).mean_dim(1);
-    let rstd = (variance + norm.eps).sqrt().recip();
-    let y = centred * rstd.clone() * norm.weight.value::<1>().unsqueeze() + norm.bias.value::<1>().unsqueeze();
-    (cast(y, dtype), Stats { mean, rstd })
-}
+impl<R: CubeRuntime> Norm<R> {
+    fn shape(&self, x: &Matrix) -> NormShape {
+        NormShape { rows: x.rows, width: x.columns, kind: x.kind, eps: self.eps }
+    }
 
-/// Input gradient; adds the gradients of gain and bias to theirs.
-///
-/// With `n = (x - mean) * rstd` and `g = dy * gain`: `dx = rstd * (g - mean(g) - n * mean(g * n))`.
-///
-/// # Shapes
-/// - `x`, `dy`: `[rows, width]`; returns `dx` in `dy`'s type
-pub fn backward<R: CubeRuntime>(x: T<R, 2>, stats: Stats<R>, dy: T<R, 2>, norm: &Norm<R>) -> T<R, 2> {
-    let dtype = dy.dtype();
-    let dy = cast(dy, DType::F32);
-    let n = (cast(x, DType::F32) - stats.mean) * stats.rstd.clone();
-    norm.weight.accumulate_rows(dy.clone() * n.clone());
-    norm.bias.accumulate_rows(dy.clone());
-    let g = dy * norm.weight.value::<1>().unsqueeze();
-    let projection = (g.clone() * n.clone()).mean_dim(1);
-    let dx = (g.clone() - g.mean_dim(1) - n * projection) * stats.rstd;
-    cast(dx, dtype)
+    /// Normalises each row over `width`, then scales and shifts; biased variance.
+    ///
+    /// # Shapes
+    /// - `x`: `[rows, width]`; returns `y` like `x`, and the statistics
+    pub fn forward(&self, ws: &Workspace<R>, x: &Matrix) -> (Matrix, Stats) {
+        let (y, stats) = (ws.matrix_of(x.kind, x.rows, x.columns), ws.floats(2 * x.rows));
+        let (gain, bias) = (self.weight.value_handle(), self.bias.value_handle());
+        layer_norm::forward(&ws.client, &self.shape(x), x.handle(), gain, bias, y.handle(), stats.handle());
+        (y, stats)
+    }
+
+    /// Backward pass of a norm that feeds a branch of the residual stream: adds the input's gradient to `stream`, the
+    /// stream's gradient so far, in place; turns `dy` into the forward pass's output, in place; and adds the gradients of
+    /// gain and bias, and of `below`, the bias whose gradient is the column sum of the stream's.
+    pub fn backward(
+        &self,
+        ws: &Workspace<R>,
+        x: &Matrix,
+        stats: &Stats,
+        dy: &Matrix,
+        stream: &Matrix,
+        below: Option<&Weight<R>>,
+    ) {
+        self.run_backward(ws, x, stats, dy, stream, below, false);
+    }
+
+    /// As [`backward`](Self::backward) with nothing beside the norm: returns its input's gradient.
+    pub fn branch_only(
+        &self,
+        ws: &Workspace<R>,
+        x: &Matrix,
+        stats: &Stats,
+        dy: &Matrix,
+        below: Option<&Weight<R>>,
+    ) -> Matrix {
+        let dx = ws.matrix_of(x.kind, x.rows, x.columns);
+        self.run_backward(ws, x, stats, dy, &dx, below, true);
+        dx
+    }
+
+    fn run_backward(
+        &self,
+        ws: &Workspace<R>,
+        x: &Matrix,
+        stats: &Stats,
+        dy: &Matrix,
+        stream: &Matrix,
+        below: Option<&Weight<R>>,
+        fresh: bool,
+    ) {
+        let backward = Backward {
+            x: x.handle(),
+            stats: stats.handle(),
+            gain: self.weight.value_handle(),
+            bias: self.bias.value_handle(),
+            dy: dy.handle(),
+            gradient: stream.handle(),
+            fresh,
+            write_normed: true,
+            d_gain: self.weight.gradient_handle(),
+            d_bias: self.bias.gradient_handle(),
+            d_sum: below.map(Weight::gradient_handle),
+        };
+        layer_norm::backward(&ws.client, &self.shape(x), backward);
+    }
 }

@@ -1,48 +1,51 @@
 //! From token ids to the text tower's input: token embedding plus position.
 
-use super::column_sum;
-use super::differentiable::differentiable;
-use super::tensor::{AdT, Inner, cast};
+use super::workspace::{Matrix, Workspace};
 use crate::model::params::Weight;
-use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor};
+use avion_kernels::embedding::{self, Groups};
+use avion_kernels::{Handle, column_sum};
 use burn_cubecl::CubeRuntime;
 
 /// Token ids of a batch of captions, cut to the longest: positions after it are never computed, which changes nothing,
 /// because the tower is causal and pools at the end-of-text token.
 #[derive(Clone)]
-pub struct TokenIds<R: CubeRuntime> {
-    /// `[batch * tokens]`, i32.
-    pub ids: Tensor<Inner<R>, 1, Int>,
+pub struct TokenIds {
+    /// `[batch * tokens]`, u32, on the device.
+    pub ids: Handle,
+    /// Which rows hold which token, for the gradient; what comes after a caption's end has none.
+    pub groups: Groups,
     pub batch: usize,
     pub tokens: usize,
 }
 
-/// # Shapes
-/// - `anchor`: any leaf that makes the graph reach this node; it gets no gradient
-/// - `embedding`: `[vocabulary, width]`; `position`: `[context, width]`, the first `tokens` rows used
-/// - returns `[batch * tokens, width]` in `dtype`
-pub fn token_embed<R: CubeRuntime>(
-    anchor: AdT<R, 1>,
-    ids: TokenIds<R>,
-    embedding: &Weight<R>,
-    position: &Weight<R>,
-    dtype: DType,
-) -> AdT<R, 2> {
-    let (embedding, position) = (embedding.clone(), position.clone());
-    differentiable(anchor, move |_| {
-        let table = embedding.value::<2>();
-        let [vocabulary, width] = table.dims();
-        let TokenIds { ids, batch, tokens } = ids;
-        let x = table.select(0, ids.clone()).reshape([batch, tokens, width]);
-        let x = x + position.value::<2>().slice([0..tokens]).unsqueeze();
-        let backward = move |dy: super::tensor::T<R, 2>| {
-            let dy = cast(dy, DType::F32);
-            let by_position = column_sum(dy.clone().reshape([batch, tokens * width]));
-            position.accumulate(by_position.reshape([tokens, width]));
-            let zeros = Tensor::zeros([vocabulary, width], &dy.device());
-            embedding.accumulate(zeros.select_assign(0, ids, dy, IndexingUpdateOp::Add));
-            None
-        };
-        (cast(x.reshape([batch * tokens, width]), dtype), backward)
-    })
+/// The two tables.
+#[derive(Clone)]
+pub struct TokenEmbedWeights<R: CubeRuntime> {
+    /// `[vocabulary, width]`.
+    pub embedding: Weight<R>,
+    /// `[context, width]`; the first `tokens` rows are used.
+    pub position: Weight<R>,
+}
+
+impl<R: CubeRuntime> TokenEmbedWeights<R> {
+    /// # Shapes
+    /// - returns `[batch * tokens, width]`
+    pub fn forward(&self, ws: &Workspace<R>, ids: &TokenIds) -> Matrix {
+        let x = ws.matrix(ids.batch * ids.tokens, self.embedding.columns());
+        let inputs = [self.embedding.value_handle(), &ids.ids, self.position.value_handle()];
+        embedding::forward(&ws.client, x.kind, inputs, x.handle(), x.rows, ids.tokens, x.columns);
+        x
+    }
+
+    /// Adds the gradients of both tables.
+    pub fn backward(&self, ws: &Workspace<R>, ids: &TokenIds, dy: &Matrix) {
+        let (rows, columns) = (ids.batch, ids.tokens * dy.columns);
+        let position = self.position.gradient_handle().clone();
+        column_sum::column_sum(&ws.client, dy.handle().clone(), dy.kind, rows, columns, position);
+        let table = self.embedding.gradient_handle();
+        let words = ws.upload(ids.groups.words());
+        let partials = (ids.groups.partials() > 0).then(|| ws.floats(ids.groups.partials() * dy.columns));
+        let partials = partials.as_ref().map(|buffer| buffer.handle());
+        embedding::backward(&ws.client, dy.kind, dy.handle(), &ids.groups, &words, partials, table, dy.columns);
+    }
 }

@@ -1,7 +1,7 @@
-//! From gradients to new weights: learning-rate schedule, gradient norm and clipping, AdamW.
+//! From gradients to new weights: learning-rate schedule, gradient norm and clipping, update rule.
 
 mod optimizer;
 mod schedule;
 
-pub use optimizer::{Optimizer, UpdateStats};
+pub use optimizer::{Optimizer, OptimizerState, UpdateStats};
 pub use schedule::LrSchedule;

@@ -1,20 +1,26 @@
-//! AdamW over the flat buffers of a [`ParamStore`]: three launches a step, whatever the number of parameters.
+//! The update over the flat buffers of a [`ParamStore`]: three launches a step, whatever the number of parameters.
 
-use crate::config::recipe::OptimConfig;
+use crate::config::recipe::{OptimConfig, OptimizerKind};
 use crate::device::DeviceError;
 use crate::model::params::ParamStore;
-use avion_kernels::adamw::{AdamwBuffers, AdamwStep, adamw};
 use avion_kernels::grad_norm::{STATS_LEN, grad_norm};
+use avion_kernels::optimizer::{
+    OptimizerBuffers,
+    adamw::{AdamwStep, adamw},
+    lion::{LionStep, lion},
+    sgd::{SgdStep, sgd},
+};
 use avion_kernels::{Handle, KernelError};
 use burn_cubecl::CubeRuntime;
 
-/// Moments, groups and settings of one run.
+/// What an optimizer keeps between steps: for each of [`OptimConfig::state_names`], one vector per parameter.
+pub type OptimizerState = Vec<Vec<Vec<f32>>>;
+
+/// State, treatment of each parameter, and settings of one run.
 pub struct Optimizer {
     config: OptimConfig,
-    moment1: Handle,
-    moment2: Handle,
-    groups: Handle,
-    hyper: Handle,
+    state: Vec<Handle>,
+    treatment: Handle,
     stats: Handle,
 }
 
@@ -25,70 +31,94 @@ pub struct UpdateStats {
     pub grad_norm: f32,
     /// Whether it was finite, and the weights therefore updated.
     pub applied: bool,
+    /// Updates applied so far.
+    pub updates: u64,
 }
 
-/// Groups by treatment: learning-rate factor and whether weight decay applies.
-const GROUPS: [(f32, bool); 3] = [(1.0, true), (1.0, false), (0.0, false)];
+impl UpdateStats {
+    /// # Errors
+    /// When these are not the numbers of [`Optimizer::stats_handle`].
+    pub fn read(stats: &[f32]) -> Result<Self, DeviceError> {
+        match *stats {
+            [grad_norm, _, finite, updates, ..] => {
+                Ok(UpdateStats { grad_norm, applied: finite > 0.5, updates: updates as u64 })
+            }
+            _ => Err(DeviceError::Failed { detail: format!("{} statistics of an update", stats.len()) }),
+        }
+    }
+}
+
+/// Learning-rate factor of each treatment, and whether weight decay applies.
+const TREATMENTS: [(f32, bool); 3] = [(1.0, true), (1.0, false), (0.0, false)];
 
 impl Optimizer {
-    /// Fresh state, or `moments` read from a checkpoint (one vector per parameter, first and second).
+    /// Fresh state, or that of a checkpoint after `updates` updates.
     pub fn new<R: CubeRuntime>(
         config: &OptimConfig,
         params: &ParamStore<R>,
-        moments: Option<[Vec<Vec<f32>>; 2]>,
+        state: Option<OptimizerState>,
+        updates: u64,
     ) -> Self {
-        let [first, second] = moments.unwrap_or_else(|| {
+        let names = config.state_names();
+        let state = state.unwrap_or_else(|| {
             let zeros: Vec<Vec<f32>> = params.specs().iter().map(|spec| vec![0.0; spec.len()]).collect();
-            [zeros.clone(), zeros]
+            vec![zeros; names.len()]
         });
-        let group = |decay: bool, trainable: bool| match (trainable, decay) {
+        debug_assert_eq!(state.len(), names.len());
+        let blocks = params.per_block(|spec| match (spec.trainable, spec.decay) {
             (true, true) => 0,
             (true, false) => 1,
             (false, _) => 2,
-        };
-        let groups = params.per_block(|spec| group(spec.decay, spec.trainable));
+        });
         let decay = |applies: bool| if applies { config.weight_decay as f32 } else { 0.0 };
-        let hyper: Vec<f32> = GROUPS.iter().flat_map(|(factor, decays)| [*factor, decay(*decays)]).collect();
+        let numbers = TREATMENTS.map(|(factor, decays)| [factor, decay(decays)]);
+        let table: Vec<f32> = blocks.iter().flat_map(|block| numbers[*block as usize]).collect();
+        let mut stats = [0.0f32; STATS_LEN];
+        stats[3] = updates as f32;
         Optimizer {
             config: config.clone(),
-            moment1: params.upload(&first),
-            moment2: params.upload(&second),
-            groups: params.client.create_from_slice(bytemuck::cast_slice(&groups)),
-            hyper: params.client.create_from_slice(bytemuck::cast_slice(&hyper)),
-            stats: params.client.empty(STATS_LEN * 4),
+            state: state.iter().map(|values| params.upload(values)).collect(),
+            treatment: params.client.create_from_slice(bytemuck::cast_slice(&table)),
+            stats: params.client.create_from_slice(bytemuck::cast_slice(&stats)),
         }
     }
 
-    /// Norm, clipping and update from the gradients in `params`, at learning rate `lr`; `update` counts the updates
-    /// applied so far, this one included. Queued, not waited for. A gradient that is not finite changes nothing.
+    /// Norm, clipping and update from the gradients in `params`, at learning rate `lr`. Queued, not waited for. A
+    /// gradient that is not finite changes no weight and does not count. The gradients are zero afterwards.
     ///
     /// # Errors
     /// [`KernelError`] when the buffers do not fit the kernel: a bug here, not a user's fault.
-    pub fn step<R: CubeRuntime>(&mut self, params: &ParamStore<R>, lr: f64, update: u32) -> Result<(), KernelError> {
+    pub fn step<R: CubeRuntime>(&mut self, params: &ParamStore<R>, lr: f64) -> Result<(), KernelError> {
         let (config, client) = (&self.config, &params.client);
         let max_norm = config.clip_grad_norm as f32;
-        grad_norm(client, params.gradients(), params.len(), 1.0, max_norm, self.stats.clone());
-        let copy = params.copy().zip(crate::ops::tensor::float_kind(params.compute_dtype()));
-        let buffers = AdamwBuffers {
+        grad_norm(client, &params.gradients(), params.len(), 1.0, max_norm, config.betas, &self.stats);
+        let buffers = OptimizerBuffers {
             params: params.values(),
             grads: params.gradients(),
-            moment1: self.moment1.clone(),
-            moment2: self.moment2.clone(),
-            groups: self.groups.clone(),
-            hyper: self.hyper.clone(),
-            num_groups: GROUPS.len(),
+            state: self.state.clone(),
+            treatment: self.treatment.clone(),
             stats: self.stats.clone(),
-            copy,
+            copy: params.copy().zip(crate::ops::tensor::float_kind(params.compute_dtype())),
+            clear_grads: true,
             len: params.len(),
         };
-        let step = AdamwStep {
-            lr: lr as f32,
-            beta1: config.betas[0] as f32,
-            beta2: config.betas[1] as f32,
-            eps: config.eps as f32,
-            step: update,
-        };
-        adamw(client, buffers, step)
+        let (lr, [beta1, beta2]) = (lr as f32, config.betas.map(|beta| beta as f32));
+        match config.optimizer {
+            OptimizerKind::Adamw => {
+                let step = AdamwStep { lr, beta1, beta2, eps: config.eps as f32 };
+                adamw(client, &buffers, step)
+            }
+            OptimizerKind::Lion => lion(client, &buffers, LionStep { lr, beta1, beta2 }),
+            OptimizerKind::Sgd => {
+                let step = SgdStep { lr, momentum: config.momentum as f32, nesterov: config.nesterov };
+                sgd(client, &buffers, step)
+            }
+        }
+    }
+
+    /// What the last step saw, `[STATS_LEN]`, f32, on the device: for [`UpdateStats::read`].
+    pub fn stats_handle(&self) -> Handle {
+        self.stats.clone()
     }
 
     /// Waits for the last step and tells what it saw.
@@ -97,15 +127,18 @@ impl Optimizer {
     /// What the device reports.
     pub fn stats<R: CubeRuntime>(&self, params: &ParamStore<R>) -> Result<UpdateStats, DeviceError> {
         let bytes = params.client.read_one(self.stats.clone()).map_err(DeviceError::from_server)?;
-        let stats: &[f32] = bytemuck::cast_slice(&bytes);
-        Ok(UpdateStats { grad_norm: stats[0], applied: stats[2] > 0.5 })
+        UpdateStats::read(bytemuck::cast_slice(&bytes))
     }
 
-    /// Both moments, one vector per parameter.
+    /// Each part of the state with its name, one vector per parameter.
     ///
     /// # Errors
     /// What the device reports.
-    pub fn moments<R: CubeRuntime>(&self, params: &ParamStore<R>) -> Result<[Vec<Vec<f32>>; 2], DeviceError> {
-        Ok([params.read(self.moment1.clone())?, params.read(self.moment2.clone())?])
+    pub fn state<R: CubeRuntime>(
+        &self,
+        params: &ParamStore<R>,
+    ) -> Result<Vec<(&'static str, Vec<Vec<f32>>)>, DeviceError> {
+        let named = self.config.state_names().iter().zip(&self.state);
+        named.map(|(name, handle)| Ok((*name, params.read(handle.clone())?))).collect()
     }
 }

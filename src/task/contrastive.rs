@@ -1,7 +1,8 @@
 //! CLIP-style training: clips and captions of a batch are each other's positives and negatives.
 
 use super::Task;
-use crate::config::recipe::{Recipe, Recompute};
+use super::feed::Feed;
+use crate::config::recipe::Recipe;
 use crate::data::loader::ClipBatch;
 use crate::device::DeviceError;
 use crate::eval::retrieval::{EvalSet, Retriever};
@@ -9,20 +10,25 @@ use crate::eval::{EvalError, Evaluation};
 use crate::loss::contrastive::contrastive;
 use crate::model::init::MAX_LOGIT_SCALE;
 use crate::model::params::ParamStore;
-use crate::model::tower::{DropKey, Pass};
-use crate::model::{Clip, ClipShape};
-use crate::ops::tensor::{Ad, AdT, T, from_handle, primitive};
+use crate::model::plan::StepPlan;
+use crate::model::tower::DropKey;
+use crate::model::{Clip, ClipShape, Pass};
+use crate::ops::patch_embed::Frames;
+use crate::ops::tensor::{Ad, AdT, T, primitive};
 use crate::text::{TokenBatch, Tokenizer};
-use avion_kernels::{FloatKind, flat};
+use avion_kernels::cuda::upload::{Filled, Uploader};
+use avion_kernels::{FloatKind, Handle, flat};
 use burn::tensor::{DType, Tensor};
 use burn_cubecl::CubeRuntime;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// The model with what it needs to learn from batches and to be scored.
 pub struct ContrastiveTask<R: CubeRuntime> {
     pub clip: Clip<R>,
     tokenizer: Tokenizer,
-    recompute: Recompute,
+    plan: Option<Arc<StepPlan>>,
+    feed: Feed<R>,
     clips_at_once: usize,
     seed: u64,
     eval_sets: Vec<EvalSet>,
@@ -31,59 +37,77 @@ pub struct ContrastiveTask<R: CubeRuntime> {
 }
 
 impl<R: CubeRuntime> ContrastiveTask<R> {
-    /// `values`: one vector per parameter of the model the recipe asks for.
+    /// `values`: one vector per parameter of the model the recipe asks for; `plan`: what a step keeps, where steps are to
+    /// come.
     pub fn new(
         recipe: &Recipe,
         values: &[Vec<f32>],
         compute_dtype: DType,
         device: &R::Device,
         eval_sets: Vec<EvalSet>,
+        plan: Option<Arc<StepPlan>>,
     ) -> Self {
+        let clip = Clip::new(ClipShape::of(recipe), values, compute_dtype, device);
+        if let Some(plan) = &plan {
+            clip.ws.arena.reserve(plan.peak);
+        }
+        let clips_at_once = recipe.train.clips_at_once();
+        let uploader = Uploader::new(&clip.params.client, device);
         ContrastiveTask {
-            clip: Clip::new(ClipShape::of(recipe), values, compute_dtype, device),
+            feed: Feed::new(uploader, clip.grid(clips_at_once).padded_bytes()),
             tokenizer: Tokenizer::new(),
-            recompute: recipe.train.recompute,
-            clips_at_once: recipe.train.clips_at_once(),
+            plan,
+            clips_at_once,
             seed: recipe.seed,
             eval_sets,
             eval_batch: recipe.eval.batch_size,
             recipe: recipe.clone(),
+            clip,
         }
     }
 
-    /// Both towers' features for some clips of a batch.
+    /// The batch in the parts that are on the device at once.
+    fn chunks(&self, clips: usize) -> Vec<Range<usize>> {
+        (0..clips).step_by(self.clips_at_once).map(|first| first..(first + self.clips_at_once).min(clips)).collect()
+    }
+
+    /// Both towers' features for some clips of a batch, and the frames they came from, which the video's backward pass
+    /// reads again.
     fn encode(
-        &self,
+        &mut self,
         batch: &ClipBatch,
         tokens: &TokenBatch,
         clips: Range<usize>,
         tracked: bool,
         step: u64,
-    ) -> [AdT<R, 2>; 2] {
+    ) -> Result<([AdT<R, 2>; 2], Filled), DeviceError> {
         let drop_path = Some(DropKey { seed: self.seed, step, first: clips.start as u64 });
-        let pass = Pass { recompute: self.recompute, drop_path };
-        let bytes = batch.frames.len() / batch.samples.len();
-        let frames = &batch.frames[clips.start * bytes..clips.end * bytes];
+        let pass = Pass { plan: self.plan.clone().filter(|_| tracked), drop_path };
+        let filled = self.feed.take((number(batch), clips.start), frames_of(batch, &clips))?;
+        let grid = self.clip.grid(clips.len());
+        let frames = Frames { pixels: filled.handle().clone(), batch: clips.len(), grid, norm: self.clip.shape.pixels };
         let ids = &tokens.ids[clips.start * tokens.length..clips.end * tokens.length];
-        let frames = self.clip.upload_frames(frames, clips.len());
-        let captions = self.clip.upload_captions(ids, tokens.length, &tokens.eot[clips.clone()]);
-        [
-            self.clip.encode_video(self.clip.anchor(tracked), frames, pass),
-            self.clip.encode_text(self.clip.anchor(tracked), captions, pass),
-        ]
+        let captions = self.clip.upload_captions(ids, tokens.length, &tokens.eot[clips]);
+        Ok(([self.clip.encode_video(frames, &pass), self.clip.encode_text(captions, &pass)], filled))
     }
 }
 
-/// Sends `gradients` back through the graphs of `features`.
-fn backward<R: CubeRuntime>(features: [AdT<R, 2>; 2], gradients: [T<R, 2>; 2]) {
-    let [a, b] = features
-        .into_iter()
-        .zip(gradients)
-        .map(|(x, g)| (x * Tensor::<Ad<R>, 2>::from_inner(g)).sum())
-        .collect::<Vec<_>>()
-        .try_into()
-        .unwrap_or_else(|_| unreachable!("two in, two out"));
-    (a + b).backward();
+/// Tells batches apart.
+fn number(batch: &ClipBatch) -> u64 {
+    (batch.position.epoch << 40) | batch.position.batch
+}
+
+fn frames_of<'a>(batch: &'a ClipBatch, clips: &Range<usize>) -> &'a [u8] {
+    let bytes = batch.frames.len() / batch.samples.len();
+    &batch.frames[clips.start * bytes..clips.end * bytes]
+}
+
+/// Sends `gradients` back through the graphs of `features`. The text's goes first: it then no longer holds memory while
+/// the video's, the larger, needs most.
+fn backward<R: CubeRuntime>([video, text]: [AdT<R, 2>; 2], [d_video, d_text]: [T<R, 2>; 2]) {
+    for (feature, gradient) in [(text, d_text), (video, d_video)] {
+        (feature * Tensor::<Ad<R>, 2>::from_inner(gradient)).sum().backward();
+    }
 }
 
 impl<R: CubeRuntime> Task<R> for ContrastiveTask<R> {
@@ -91,40 +115,48 @@ impl<R: CubeRuntime> Task<R> for ContrastiveTask<R> {
         &self.clip.params
     }
 
+    fn prefetch(&mut self, batch: &ClipBatch) -> Result<(), DeviceError> {
+        let first = 0..self.clips_at_once.min(batch.samples.len());
+        self.feed.prefetch((number(batch), 0), frames_of(batch, &first))
+    }
+
     /// With `micro_batch` below the batch size, features of all clips come first, without gradients; the loss is taken
     /// over the whole batch, and each chunk is then run again with its share of the loss's gradient. The result is that
     /// of the whole batch at once. Source: Gao et al. 2021, arXiv:2101.06983 (GradCache).
-    fn gradients(&self, batch: &ClipBatch, step: u64) -> T<R, 1> {
-        let clips = batch.samples.len();
+    fn gradients(&mut self, batch: &ClipBatch, step: u64) -> Result<Handle, DeviceError> {
+        let chunks = self.chunks(batch.samples.len());
         let tokens = self.tokenizer.encode_batch(&batch.captions, self.clip.shape.context);
-        let chunks: Vec<Range<usize>> = (0..clips)
-            .step_by(self.clips_at_once)
-            .map(|start| start..(start + self.clips_at_once).min(clips))
-            .collect();
-        let whole = (chunks.len() == 1).then(|| self.encode(batch, &tokens, 0..clips, true, step));
-        let [video, text] = match &whole {
-            Some([video, text]) => [video.clone().inner(), text.clone().inner()],
-            None => {
-                let encoded = chunks.iter().map(|chunk| self.encode(batch, &tokens, chunk.clone(), false, step));
-                let (video, text) = encoded.map(|[video, text]| (video.inner(), text.inner())).unzip();
-                [Tensor::cat(video, 0), Tensor::cat(text, 0)]
-            }
-        };
-        let loss = contrastive::<R>(video, text, self.clip.logit_scale.value());
-        if self.clip.shape.learn_temperature {
-            self.clip.logit_scale.accumulate(loss.d_logit_scale);
+        let learned = self.clip.shape.learn_temperature;
+        if let [whole] = chunks.as_slice() {
+            let (features, frames) = self.encode(batch, &tokens, whole.clone(), true, step)?;
+            let [video, text] = features.clone().map(Tensor::inner);
+            let loss = contrastive(&self.clip.ws, video, text, &self.clip.logit_scale, learned);
+            backward(features, [loss.d_video, loss.d_text]);
+            self.feed.give_back(frames);
+            return Ok(loss.result);
         }
-        match whole {
-            Some(features) => backward(features, [loss.d_video, loss.d_text]),
-            None => {
-                for chunk in chunks {
-                    let features = self.encode(batch, &tokens, chunk.clone(), true, step);
-                    let part = |g: &T<R, 2>| g.clone().slice([chunk.clone()]);
-                    backward(features, [part(&loss.d_video), part(&loss.d_text)]);
-                }
+        let (mut videos, mut texts) = (Vec::new(), Vec::new());
+        for chunk in &chunks {
+            let ([video, text], frames) = self.encode(batch, &tokens, chunk.clone(), false, step)?;
+            self.feed.give_back(frames);
+            videos.push(video.inner());
+            texts.push(text.inner());
+            // The next chunk, or the first again for the second round.
+            let next = chunks.iter().find(|next| next.start == chunk.end).unwrap_or(&chunks[0]);
+            self.feed.prefetch((number(batch), next.start), frames_of(batch, next))?;
+        }
+        let (video, text) = (Tensor::cat(videos, 0), Tensor::cat(texts, 0));
+        let loss = contrastive(&self.clip.ws, video, text, &self.clip.logit_scale, learned);
+        for chunk in &chunks {
+            let (features, frames) = self.encode(batch, &tokens, chunk.clone(), true, step)?;
+            let part = |g: &T<R, 2>| g.clone().slice([chunk.clone()]);
+            backward(features, [part(&loss.d_video), part(&loss.d_text)]);
+            self.feed.give_back(frames);
+            if let Some(next) = chunks.iter().find(|next| next.start == chunk.end) {
+                self.feed.prefetch((number(batch), next.start), frames_of(batch, next))?;
             }
         }
-        Tensor::cat(vec![loss.loss, loss.accuracy], 0)
+        Ok(loss.result)
     }
 
     fn constrain(&self) {
@@ -134,23 +166,19 @@ impl<R: CubeRuntime> Task<R> for ContrastiveTask<R> {
         let params = &self.clip.params;
         let clamped = primitive(self.clip.logit_scale.value::<1>().clamp(0.0, MAX_LOGIT_SCALE));
         let value = primitive(self.clip.logit_scale.value::<1>());
-        flat::cast(&params.client, clamped.handle, value.handle, FloatKind::F32, 1);
+        flat::cast(&params.client, &clamped.handle, &value.handle, FloatKind::F32, 1);
     }
 
-    fn logit_scale(&self) -> Result<Option<f32>, DeviceError> {
-        let value = primitive(self.clip.logit_scale.value::<1>());
-        let bytes = value.client.read_one(value.handle).map_err(DeviceError::from_server)?;
-        Ok(bytemuck::cast_slice::<u8, f32>(&bytes).first().copied())
+    fn logit_scale(&self) -> Option<Handle> {
+        Some(self.clip.logit_scale.value_handle().clone())
+    }
+
+    fn peak_bytes(&self) -> u64 {
+        self.clip.ws.arena.usage().peak
     }
 
     fn evaluate(&self, stop: &dyn Fn() -> bool) -> Result<Option<Vec<Evaluation>>, EvalError> {
         let retriever = Retriever { clip: &self.clip, tokenizer: &self.tokenizer, batch_size: self.eval_batch, stop };
         self.eval_sets.iter().map(|set| retriever.evaluate(set, &self.recipe)).collect()
     }
-}
-
-/// A feature matrix on the host as a tensor, `[rows, embed]`.
-pub(crate) fn upload_features<R: CubeRuntime>(params: &ParamStore<R>, rows: &[f32], embed: usize) -> T<R, 2> {
-    let handle = params.client.create_from_slice(bytemuck::cast_slice(rows));
-    from_handle(&params.client, &params.device, handle, [rows.len() / embed, embed], DType::F32)
 }

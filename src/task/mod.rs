@@ -2,12 +2,13 @@
 //! loop, checkpoints, meters and the optimizer know none of them.
 
 pub mod contrastive;
+mod feed;
 
 use crate::data::loader::ClipBatch;
 use crate::device::DeviceError;
 use crate::eval::{EvalError, Evaluation};
 use crate::model::params::ParamStore;
-use crate::ops::tensor::T;
+use avion_kernels::Handle;
 use burn_cubecl::CubeRuntime;
 pub use contrastive::ContrastiveTask;
 
@@ -16,18 +17,27 @@ pub trait Task<R: CubeRuntime> {
     /// The parameters, their gradients, and the device they are on.
     fn params(&self) -> &ParamStore<R>;
 
-    /// Adds the gradients of `batch`'s loss to the parameters' gradients. Returns loss and accuracy, `[2]`, still on
+    /// Starts to bring a batch's frames to the device while the device is busy with the batch before.
+    ///
+    /// # Errors
+    /// What the device reports.
+    fn prefetch(&mut self, batch: &ClipBatch) -> Result<(), DeviceError>;
+
+    /// Adds the gradients of `batch`'s loss to the parameters' gradients. Returns loss and accuracy, `[2]`, f32, still on
     /// the device. `step` keys whatever is random.
-    fn gradients(&self, batch: &ClipBatch, step: u64) -> T<R, 1>;
+    ///
+    /// # Errors
+    /// What the device reports.
+    fn gradients(&mut self, batch: &ClipBatch, step: u64) -> Result<Handle, DeviceError>;
 
     /// Puts parameters back into their range after an update.
     fn constrain(&self);
 
-    /// `ln` of the inverse temperature, when there is one.
-    ///
-    /// # Errors
-    /// What the device reports.
-    fn logit_scale(&self) -> Result<Option<f32>, DeviceError>;
+    /// `ln` of the inverse temperature, `[1]`, f32, on the device, when there is one.
+    fn logit_scale(&self) -> Option<Handle>;
+
+    /// Bytes of device memory that activations take at their most so far.
+    fn peak_bytes(&self) -> u64;
 
     /// Scores every evaluation set of the recipe; `None` when `stop` said to stop meanwhile.
     ///

@@ -29,12 +29,14 @@ pub enum TrainError {
     Write(#[from] WriteError),
     #[error(
         "{source}; the same command goes on from the last checkpoint. If memory ran out, lower train.micro_batch \
-             (same result, less memory) or set train.recompute = \"blocks\""
+             (same result, less memory) or set train.keep = \"recompute\""
     )]
     Device {
         #[from]
         source: DeviceError,
     },
+    #[error(transparent)]
+    Memory(#[from] crate::model::OverBudget),
     #[error(transparent)]
     Kernel(#[from] KernelError),
     #[error(

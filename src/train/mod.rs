@@ -11,13 +11,15 @@ mod summary;
 mod training_loop;
 
 pub use error::TrainError;
-pub use setup::{RunOptions, compute_dtype, initial_values, load_sources, loader_config};
+pub use setup::{RunOptions, compute_dtype, initial_values, load_sources, loader_config, weight_file_values};
 pub use signals::StopSignal;
 
-use crate::checkpoint::CheckpointStore;
+use crate::checkpoint::{CheckpointStore, TrainState};
 use crate::config::Resolved;
 use crate::device::DeviceInfo;
 use crate::eval::retrieval::EvalSet;
+use crate::model::{DeviceMemory, MemoryPlan};
+use crate::ops::tensor::float_kind;
 use crate::optim::Optimizer;
 use crate::report::{Record, Results};
 use crate::task::{ContrastiveTask, Task};
@@ -57,19 +59,24 @@ pub fn run<R: CubeRuntime>(
     let sources = load_sources(&recipe.data.train)?;
     let eval_sets = recipe.data.eval.iter().map(EvalSet::load).collect::<Result<Vec<_>, _>>()?;
     let dtype = compute_dtype::<R>(recipe.train.precision, device)?;
-    let (values, moments, state) = match start.resumed {
-        Some(resumed) => (resumed.values, Some(resumed.moments), Some(resumed.state)),
+    let (values, optimizer_state, state) = match start.resumed {
+        Some(resumed) => (resumed.values, Some(resumed.optimizer), Some(resumed.state)),
         None => (initial_values(recipe)?, None, None),
     };
     if options.fresh {
         // Only now: everything the new run needs has been found.
         store.clear()?;
     }
-    let task = ContrastiveTask::<R>::new(recipe, &values, dtype, device, eval_sets);
+    let kind = float_kind(dtype).ok_or_else(|| TrainError::Precision { device: info.name.clone() })?;
+    let on_device = DeviceMemory { free: info.memory_free, cuda: info.backend == "cuda" };
+    let memory = MemoryPlan::of(recipe, kind, on_device)?;
+    let client = R::client(device);
+    let mut task = ContrastiveTask::<R>::new(recipe, &values, dtype, device, eval_sets, Some(memory.step.clone()));
     drop(values);
-    let optimizer = Optimizer::new(&recipe.optim, task.params(), moments);
+    let updates = state.as_ref().map_or(0, |state: &TrainState| state.updates());
+    let optimizer = Optimizer::new(&recipe.optim, task.params(), optimizer_state, updates);
     let mut records = Records::open(&folder, recipe, state.as_ref())?;
-    let mut trainer = Trainer::new(&task, optimizer, recipe, &recipe_toml, sources, state)?;
+    let mut trainer = Trainer::new(&mut task, &client, optimizer, recipe, &recipe_toml, memory, sources, state)?;
     records.announce(&trainer.announcement(info, dtype));
     let ended = trainer.run(&mut store, &mut records, &stop)?;
     match ended {

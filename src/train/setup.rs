@@ -2,7 +2,7 @@
 
 use super::TrainError;
 use crate::checkpoint::{
-    self, CheckpointError, CheckpointStore, LoadOptions, Pick, Tensors, TrainState, load_into, read_weights,
+    self, CheckpointError, CheckpointStore, LoadOptions, LoadReport, Pick, Tensors, TrainState, load_into, read_weights,
 };
 use crate::config::recipe::{CaptionChoice, Precision, Recipe, SourceConfig};
 use crate::config::{Resolved, differences};
@@ -10,6 +10,7 @@ use crate::data::loader::LoaderConfig;
 use crate::data::{Source, annotations};
 use crate::model::params::ParamSpec;
 use crate::model::{ClipShape, init};
+use crate::optim::OptimizerState;
 use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
 use std::path::{Path, PathBuf};
@@ -32,20 +33,21 @@ pub(super) struct Start {
 /// A checkpoint, as the device wants it.
 pub(super) struct Resumed {
     pub values: Vec<Vec<f32>>,
-    pub moments: [Vec<Vec<f32>>; 2],
+    pub optimizer: OptimizerState,
     pub state: TrainState,
 }
 
 /// Recipe keys that may differ between a checkpoint and the run that goes on from it: they change how long, where and
 /// how fast, not what is computed.
-const MAY_DIFFER: [&str; 15] = [
+const MAY_DIFFER: [&str; 16] = [
     "name",
     "model.init",
     "data.workers",
     "data.prefetch",
     "data.max_bad_share",
     "train.max_steps",
-    "train.recompute",
+    "train.keep",
+    "train.fit",
     "train.micro_batch",
     "train.log_every",
     "train.checkpoint_every",
@@ -95,23 +97,27 @@ impl Start {
         check_recipe(&path, &saved.recipe, resolved, options)?;
         let specs = init::specs(&ClipShape::of(&resolved.recipe));
         let values = in_order(&path, &specs, "", &saved.weights)?;
-        let first = in_order(&path, &specs, "moment1.", &saved.optimizer)?;
-        let second = in_order(&path, &specs, "moment2.", &saved.optimizer)?;
-        Ok(Start { resumed: Some(Resumed { values, moments: [first, second], state: saved.manifest.state }) })
+        let parts = resolved.recipe.optim.state_names().iter();
+        let optimizer: Result<OptimizerState, TrainError> =
+            parts.map(|part| in_order(&path, &specs, &format!("{part}."), &saved.optimizer)).collect();
+        Ok(Start { resumed: Some(Resumed { values, optimizer: optimizer?, state: saved.manifest.state }) })
     }
 }
 
 /// The recipe of a checkpoint must compute what the new one computes.
-/// With an explicit `--resume` the optimizer's settings may be changed too: what one does after a run diverged.
+/// With an explicit `--resume` the optimizer's settings may be changed too: what one does after a run diverged. Another
+/// optimizer may not: its state cannot be made from the saved one.
 fn check_recipe(path: &Path, saved: &str, resolved: &Resolved, options: &RunOptions) -> Result<(), TrainError> {
     let before = Recipe::from_toml(saved, &path.display().to_string(), &[])?.recipe;
+    let same_state = before.optim.state_names() == resolved.recipe.optim.state_names();
     let mut changed = Vec::new();
     for (key, was, now) in differences(&before, &resolved.recipe)? {
         let harmless = |allowed: &&str| key == *allowed || key.starts_with(&format!("{allowed}."));
         if MAY_DIFFER.iter().any(harmless) || is_place(&key) {
             continue;
         }
-        if options.resume.is_some() && key.starts_with("optim.") {
+        let other_state = !same_state && ["optim.optimizer", "optim.momentum"].contains(&key.as_str());
+        if options.resume.is_some() && key.starts_with("optim.") && !other_state {
             tracing::warn!("{key} was {was} in {}, is {now} from here on", path.display());
             continue;
         }
@@ -144,19 +150,34 @@ fn in_order(path: &Path, specs: &[ParamSpec], prefix: &str, tensors: &Tensors) -
 /// # Errors
 /// A weight file that cannot be read or does not fit; every tensor concerned is named.
 pub fn initial_values(recipe: &Recipe) -> Result<Vec<Vec<f32>>, TrainError> {
-    let specs = init::specs(&ClipShape::of(recipe));
-    let mut values = init::values(&specs, recipe.seed);
-    let Some(path) = &recipe.model.init else { return Ok(values) };
-    let expected: Vec<_> = specs.iter().map(|spec| (spec.name.clone(), spec.shape.clone())).collect();
-    let options = LoadOptions { projections: recipe.model.init_projections };
-    let (tensors, report) = load_into(&expected, read_weights(path)?, options)?;
+    let Some(path) = &recipe.model.init else {
+        return Ok(init::values(&init::specs(&ClipShape::of(recipe)), recipe.seed));
+    };
+    let (values, report) =
+        weight_file_values(recipe, path, LoadOptions { projections: recipe.model.init_projections })?;
     tracing::info!("{}: {report}", path.display());
+    Ok(values)
+}
+
+/// Random weights, overlaid with those of a file, and what was taken from it.
+///
+/// # Errors
+/// As [`initial_values`].
+pub fn weight_file_values(
+    recipe: &Recipe,
+    path: &Path,
+    options: LoadOptions,
+) -> Result<(Vec<Vec<f32>>, LoadReport), TrainError> {
+    let specs = init::specs(&ClipShape::of(recipe));
+    let expected: Vec<_> = specs.iter().map(|spec| (spec.name.clone(), spec.shape.clone())).collect();
+    let (tensors, report) = load_into(&expected, read_weights(path)?, options)?;
+    let mut values = init::values(&specs, recipe.seed);
     for (spec, value) in specs.iter().zip(&mut values) {
         if let Some(tensor) = tensors.get(&spec.name) {
-            *value = tensor.to_f32().map_err(|what| TrainError::OtherModel { checkpoint: path.clone(), what })?;
+            *value = tensor.to_f32().map_err(|what| TrainError::OtherModel { checkpoint: path.to_owned(), what })?;
         }
     }
-    Ok(values)
+    Ok((values, report))
 }
 
 /// Reads all training sets.

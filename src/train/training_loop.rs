@@ -3,38 +3,44 @@
 use super::records::Records;
 use super::setup::loader_config;
 use super::{StopSignal, TrainError};
-use crate::checkpoint::{BestMetric, CheckpointStore, HostTensor, ScheduleState, Snapshot, Tensors, TrainState};
-use crate::config::memory_estimate;
+use crate::checkpoint::{
+    BestMetric, CheckpointStore, HostTensor, ScheduleState, Snapshot, Tensors, TrainState, UPDATES,
+};
 use crate::config::recipe::{ModelConfig, Recipe};
 use crate::data::Source;
 use crate::data::loader::{ClipBatch, Loader};
 use crate::data::sampler::Position;
 use crate::device::{DeviceError, DeviceInfo};
 use crate::eval::Evaluation;
+use crate::model::MemoryPlan;
 use crate::model::params::ParamStore;
-use crate::ops::tensor::T;
 use crate::optim::{LrSchedule, Optimizer, UpdateStats};
 use crate::report::{BadSamples, Fact, StepRecord};
 use crate::task::Task;
 use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
+use cubecl::bytes::Bytes;
+use cubecl::prelude::ComputeClient;
+use cubecl::server::ServerError;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Counters kept in the checkpoint.
-const UPDATES: &str = "updates";
 const SKIPPED_STEPS: &str = "skipped_steps";
 const BAD_IN_A_ROW: &str = "bad_steps_in_a_row";
 const CLIPS: &str = "clips";
 const BAD_SAMPLES: &str = "bad_samples";
 
 pub(super) struct Trainer<'a, R: CubeRuntime, K: Task<R>> {
-    task: &'a K,
+    task: &'a mut K,
+    client: &'a ComputeClient<R>,
     optimizer: Optimizer,
     recipe: &'a Recipe,
     recipe_toml: &'a str,
+    memory: MemoryPlan,
     loader: Loader,
     schedule: LrSchedule,
     state: TrainState,
@@ -44,6 +50,7 @@ pub(super) struct Trainer<'a, R: CubeRuntime, K: Task<R>> {
     /// Bad samples counted before the last restart.
     bad_before: u64,
     since_save: Instant,
+    diverged: Option<Diverged>,
     runtime: std::marker::PhantomData<R>,
 }
 
@@ -56,16 +63,36 @@ pub(super) enum Ended {
 struct Step {
     loss: f32,
     accuracy: f32,
+    logit_scale: f32,
     update: UpdateStats,
-    lr: f64,
 }
+
+/// A step that is queued and not read back yet: reading waits for the device, so it is done once the next step has been
+/// queued and the device has that to do.
+struct Queued<'a> {
+    reading: Reading<'a>,
+    samples: usize,
+    lr: f64,
+    next: Position,
+}
+
+/// Too many steps in a row were not finite.
+struct Diverged {
+    steps: u64,
+    loss: f32,
+    grad_norm: f32,
+}
+
+type Reading<'a> = Pin<Box<dyn Future<Output = Result<Vec<Bytes>, ServerError>> + Send + 'a>>;
 
 impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
     pub fn new(
-        task: &'a K,
+        task: &'a mut K,
+        client: &'a ComputeClient<R>,
         optimizer: Optimizer,
         recipe: &'a Recipe,
         recipe_toml: &'a str,
+        memory: MemoryPlan,
         sources: Arc<[Source]>,
         state: Option<TrainState>,
     ) -> Result<Self, TrainError> {
@@ -93,9 +120,11 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
         let bad_before = state.counters.get(BAD_SAMPLES).copied().unwrap_or(0);
         Ok(Trainer {
             task,
+            client,
             optimizer,
             recipe,
             recipe_toml,
+            memory,
             loader,
             schedule,
             state,
@@ -103,6 +132,7 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
             meter: Meter::start(),
             bad_before,
             since_save: Instant::now(),
+            diverged: None,
             runtime: std::marker::PhantomData,
         })
     }
@@ -123,7 +153,7 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
             recipe.optim.lr,
             recipe.optim.schedule,
             recipe.output_dir().display(),
-            memory_estimate(recipe),
+            self.memory,
         )
     }
 
@@ -158,20 +188,28 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
         }
         records.plan(self.last_step);
         self.meter = Meter::start();
-        while self.state.step < self.last_step {
-            let Some(batch) = self.loader.next() else {
-                return Err(TrainError::EndedEarly { step: self.state.step, last_step: self.last_step });
-            };
-            let batch = batch?;
-            let step = self.step(&batch)?;
-            self.account(&batch, &step, store)?;
-            self.record(&batch, &step, records)?;
-
-            let epoch_ended = batch.next.epoch > batch.position.epoch;
-            let finished = self.state.step == self.last_step;
-            drop(batch);
-            let due = self.evaluation_due(epoch_ended, finished);
-            if epoch_ended || finished || self.checkpoint_due() || stop.raised() {
+        let mut batch = self.next_batch(self.state.step)?;
+        let mut queued: Option<Queued<'a>> = None;
+        while let Some(current) = batch.take() {
+            let number = self.state.step + u64::from(queued.is_some());
+            let epoch_ended = current.next.epoch > current.position.epoch;
+            let step = self.queue(&current, number)?;
+            drop(current);
+            // While the device works on this step: the outcome of the one before, and the batch after.
+            if let Some(before) = queued.replace(step) {
+                self.settle(before, records)?;
+            }
+            if self.diverged.is_some() {
+                // The step just queued has changed the weights already, if it could.
+                self.settle_last(&mut queued, store, records)?;
+            }
+            let finished = number + 1 == self.last_step;
+            let due = self.evaluation_due(epoch_ended, number + 1, finished);
+            let save = epoch_ended || finished || self.checkpoint_due(number + 1) || stop.raised();
+            if save || due {
+                self.settle_last(&mut queued, store, records)?;
+            }
+            if save {
                 let checkpoint = self.save(store, false)?;
                 if stop.raised() && !finished {
                     return Ok(Ended::Interrupted { checkpoint });
@@ -187,6 +225,7 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
                     self.save(store, true)?;
                 }
             }
+            batch = self.next_batch(number + 1)?;
         }
         if evaluations.is_empty() && !self.recipe.data.eval.is_empty() {
             // A finished run started again, or one stopped in its last evaluation.
@@ -200,31 +239,79 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
         Ok(Ended::Finished { evaluations })
     }
 
-    /// One optimizer step.
-    fn step(&mut self, batch: &ClipBatch) -> Result<Step, TrainError> {
-        let params = self.task.params();
-        let lr = self.schedule.lr(self.state.step);
-        let update = self.counter(UPDATES) as u32 + 1;
-        params.clear_gradients();
-        let scalars = self.task.gradients(batch, self.state.step);
-        self.optimizer.step(params, lr, update)?;
-        self.task.constrain();
-        let [loss, accuracy] = read_pair::<R>(scalars)?;
-        let update = self.optimizer.stats(params)?;
-        Ok(Step { loss, accuracy, update, lr })
+    /// The batch of step `number` (from 0), on its way to the device; `None` when there are no more steps.
+    fn next_batch(&mut self, number: u64) -> Result<Option<ClipBatch>, TrainError> {
+        if number >= self.last_step {
+            return Ok(None);
+        }
+        let Some(batch) = self.loader.next() else {
+            return Err(TrainError::EndedEarly { step: number, last_step: self.last_step });
+        };
+        let batch = batch?;
+        self.task.prefetch(&batch)?;
+        Ok(Some(batch))
     }
 
-    /// Counts the step, and stops the run after too many that were not finite.
-    fn account(&mut self, batch: &ClipBatch, step: &Step, store: &mut CheckpointStore) -> Result<(), TrainError> {
-        self.state.step += 1;
-        self.state.epoch = batch.next.epoch;
-        self.state.batch = batch.next.batch;
-        if step.update.applied {
-            self.add(UPDATES, 1);
+    /// Queues one optimizer step and the reading of its outcome.
+    fn queue(&mut self, batch: &ClipBatch, number: u64) -> Result<Queued<'a>, TrainError> {
+        let lr = self.schedule.lr(number);
+        let result = self.task.gradients(batch, number)?;
+        let params = self.task.params();
+        self.optimizer.step(params, lr)?;
+        self.task.constrain();
+        let mut handles = vec![result, self.optimizer.stats_handle()];
+        handles.extend(self.task.logit_scale());
+        let reading = self.client.read_async(handles);
+        Ok(Queued { reading: Box::pin(reading), samples: batch.samples.len(), lr, next: batch.next })
+    }
+
+    /// Settles what is still queued; then the weights are those of the last step counted.
+    ///
+    /// # Errors
+    /// [`TrainError::NotFinite`] after too many bad steps in a row, with a checkpoint saved.
+    fn settle_last(
+        &mut self,
+        queued: &mut Option<Queued<'a>>,
+        store: &mut CheckpointStore,
+        records: &mut Records,
+    ) -> Result<(), TrainError> {
+        if let Some(last) = queued.take() {
+            self.settle(last, records)?;
         }
+        let Some(Diverged { steps, loss, grad_norm }) = self.diverged.take() else { return Ok(()) };
+        let (step, last_good) = (self.state.step, self.state.step.saturating_sub(self.counter(BAD_IN_A_ROW)));
+        // Whoever resumes, with other settings, gets as many tries again.
+        self.state.counters.insert(BAD_IN_A_ROW.into(), 0);
+        let checkpoint = self.save(store, false)?;
+        Err(TrainError::NotFinite { steps, step, last_good, loss, grad_norm, checkpoint })
+    }
+
+    /// Waits for a queued step, counts it and writes it down.
+    fn settle(&mut self, queued: Queued<'a>, records: &mut Records) -> Result<(), TrainError> {
+        let read = cubecl::future::block_on(queued.reading).map_err(DeviceError::from_server)?;
+        if let Some(detail) = avion_kernels::cuda::take_failure(self.client) {
+            return Err(DeviceError::Failed { detail }.into());
+        }
+        let floats: Vec<&[f32]> = read.iter().map(|bytes| bytemuck::cast_slice(bytes)).collect();
+        let [[loss, accuracy], stats, logit_scale @ ..] = floats.as_slice() else {
+            return Err(DeviceError::Failed { detail: "a step's outcome was not what was asked for".into() }.into());
+        };
+        let update = UpdateStats::read(stats)?;
+        let logit_scale = logit_scale.first().and_then(|value| value.first()).copied().unwrap_or(f32::NAN);
+        let step = Step { loss: *loss, accuracy: *accuracy, logit_scale, update };
+        self.account(queued.next, &step);
+        self.record(&step, queued.samples, queued.lr, records)
+    }
+
+    /// Counts the step, and notes when too many in a row were not finite.
+    fn account(&mut self, next: Position, step: &Step) {
+        self.state.step += 1;
+        self.state.epoch = next.epoch;
+        self.state.batch = next.batch;
+        self.state.counters.insert(UPDATES.into(), step.update.updates);
         if step.update.applied && step.loss.is_finite() {
             self.state.counters.insert(BAD_IN_A_ROW.into(), 0);
-            return Ok(());
+            return;
         }
         self.add(SKIPPED_STEPS, 1);
         self.add(BAD_IN_A_ROW, 1);
@@ -236,33 +323,27 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
             step.update.grad_norm,
             if step.update.applied { "updated all the same" } else { "left as they were" },
         );
-        if in_a_row < self.recipe.train.max_bad_steps.max(1) as u64 {
-            return Ok(());
+        if in_a_row >= self.recipe.train.max_bad_steps.max(1) as u64 {
+            let (loss, grad_norm) = (step.loss, step.update.grad_norm);
+            self.diverged = Some(Diverged { steps: in_a_row, loss, grad_norm });
         }
-        let last_good = self.state.step - in_a_row;
-        // Whoever resumes, with other settings, gets as many tries again.
-        self.state.counters.insert(BAD_IN_A_ROW.into(), 0);
-        let checkpoint = self.save(store, false)?;
-        let (loss, grad_norm) = (step.loss, step.update.grad_norm);
-        Err(TrainError::NotFinite { steps: in_a_row, step: self.state.step, last_good, loss, grad_norm, checkpoint })
     }
 
-    fn record(&mut self, batch: &ClipBatch, step: &Step, records: &mut Records) -> Result<(), TrainError> {
-        self.meter.add(batch.samples.len(), self.loader.waited());
+    fn record(&mut self, step: &Step, samples: usize, lr: f64, records: &mut Records) -> Result<(), TrainError> {
+        self.meter.add(samples, self.loader.waited());
         let last = self.state.step == self.last_step;
         if !last && !self.state.step.is_multiple_of(self.recipe.train.log_every.max(1) as u64) {
             return Ok(());
         }
         let rates = self.meter.take();
-        let logit_scale = self.task.logit_scale()?.map_or(f64::NAN, f64::from);
         records.step(StepRecord {
             step: self.state.step,
             epoch: self.epochs_done(),
             loss: step.loss.into(),
             accuracy: step.accuracy.into(),
             grad_norm: step.update.grad_norm.into(),
-            lr: step.lr,
-            logit_scale,
+            lr,
+            logit_scale: step.logit_scale.into(),
             step_ms: rates.step_ms,
             clips_per_s: rates.clips_per_s,
             data_wait: rates.data_wait,
@@ -294,24 +375,27 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
         better
     }
 
-    fn evaluation_due(&self, epoch_ended: bool, finished: bool) -> bool {
+    /// After `step` steps; `epoch_ended` with the last of them.
+    fn evaluation_due(&self, epoch_ended: bool, step: u64, finished: bool) -> bool {
         let every = self.recipe.eval.every_epochs as u64;
-        let due = epoch_ended && every > 0 && self.state.epoch.is_multiple_of(every);
+        let epochs = step / self.state.schedule.steps_per_epoch.max(1);
+        let due = epoch_ended && every > 0 && epochs.is_multiple_of(every);
         !self.recipe.data.eval.is_empty() && (finished || due)
     }
 
-    fn checkpoint_due(&self) -> bool {
+    fn checkpoint_due(&self, step: u64) -> bool {
         let every = self.recipe.train.checkpoint_every as u64;
-        every > 0 && self.state.step.is_multiple_of(every)
+        every > 0 && step.is_multiple_of(every)
     }
 
     /// Writes a checkpoint of everything the rest of the run depends on.
     fn save(&mut self, store: &mut CheckpointStore, best: bool) -> Result<PathBuf, TrainError> {
         let params = self.task.params();
         let weights = by_name(params, "", params.read(params.values())?)?;
-        let [first, second] = self.optimizer.moments(params)?;
-        let mut optimizer = by_name(params, "moment1.", first)?;
-        optimizer.extend(by_name(params, "moment2.", second)?);
+        let mut optimizer = Tensors::new();
+        for (part, values) in self.optimizer.state(params)? {
+            optimizer.extend(by_name(params, &format!("{part}."), values)?);
+        }
         self.state.trained_s = self.running_s();
         self.since_save = Instant::now();
         self.state.counters.insert(BAD_SAMPLES.into(), self.bad_before + self.loader.failures().bad());
@@ -361,12 +445,6 @@ fn by_name<R: CubeRuntime>(params: &ParamStore<R>, prefix: &str, values: Vec<Vec
         Ok((format!("{prefix}{}", spec.name), tensor))
     });
     named.collect()
-}
-
-fn read_pair<R: CubeRuntime>(scalars: T<R, 1>) -> Result<[f32; 2], DeviceError> {
-    let data = scalars.try_into_data().map_err(|e| DeviceError::from_server(format!("{e:?}")))?;
-    let values: Vec<f32> = data.to_vec().map_err(|e| DeviceError::Failed { detail: format!("{e:?}") })?;
-    values.try_into().map_err(|_| DeviceError::Failed { detail: "loss and accuracy were not two numbers".into() })
 }
 
 /// Bytes the runtime has reserved on the device for this thread's work.

@@ -2,5 +2,17 @@
 //!
 //! Shapes are odd on purpose: 1, primes, just off a power of two, and a ragged last cube.
 
-mod flat_kernels;
+mod activation;
+mod attention;
+mod contrastive;
+mod embedding;
+mod gemm;
+mod layer_norm;
+mod optimizer;
+mod pooled;
+mod residual;
+mod rows;
+mod sums_and_ingest;
 mod support;
+mod typed;
+mod upload;

@@ -23,6 +23,26 @@ pub fn read_f32(client: &Client, handle: cubecl::server::Handle) -> Vec<f32> {
     bytemuck::pod_collect_to_vec(&client.read_one(handle).unwrap())
 }
 
+/// Whether the adapter stores and computes in f16, which stands for every half type here.
+pub fn has_f16(client: &Client) -> bool {
+    client.properties().supports_type(half::f16::as_type_native_unchecked())
+}
+
+pub fn upload_f16(client: &Client, data: &[f32]) -> cubecl::server::Handle {
+    let halves: Vec<u16> = data.iter().map(|v| half::f16::from_f32(*v).to_bits()).collect();
+    client.create_from_slice(bytemuck::cast_slice(&halves))
+}
+
+pub fn read_f16(client: &Client, handle: cubecl::server::Handle) -> Vec<f32> {
+    let halves: Vec<u16> = bytemuck::pod_collect_to_vec(&client.read_one(handle).unwrap());
+    halves.iter().map(|b| half::f16::from_bits(*b).to_f32()).collect()
+}
+
+/// `data` as it is after a trip through f16.
+pub fn rounded(data: &[f32]) -> Vec<f32> {
+    data.iter().map(|v| half::f16::from_f32(*v).to_f32()).collect()
+}
+
 /// Fails on NaN, on a wrong length and on an all-zero result where the reference is not; prints the worst element.
 #[track_caller]
 pub fn assert_close(name: &str, got: &[f32], expected: &[f64], tolerance: f64) {

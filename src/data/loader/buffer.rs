@@ -59,6 +59,13 @@ impl FrameBuffer {
     }
 }
 
+impl From<Vec<u8>> for FrameBuffer {
+    /// Frames that no pool waits for.
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { bytes: BytesMut::from(bytes::Bytes::from(bytes)), pool: Arc::new(BufferPool::new(0)) }
+    }
+}
+
 impl Deref for FrameBuffer {
     type Target = [u8];
 

@@ -1,12 +1,10 @@
-//! Portable product for devices without matrix units or subgroups: a tile of the result in each unit's registers, no
-//! shared memory, no barriers.
+//! Any strides, any of the float types: a square tile of the result in each unit's registers.
 //!
-//! Made for Mesa's software Vulkan, where a load costs about as much as ten multiply-adds and a barrier far more:
-//! operations per load are what counts, `tile / 2` for a square tile.
+//! Operations per load are what counts, `tile / 2`.
 
-use super::{Operand, Problem};
+use super::{Epilogue, Matrix, Problem, or_unused};
 use crate::launch::CUBES_X;
-use crate::{FloatKind, Handle, KernelError, with_float};
+use crate::{FloatKind, with_float};
 use cubecl::prelude::*;
 
 /// Units per cube: one vector of an AVX2 machine, so that small problems still spread over the cores.
@@ -38,9 +36,11 @@ struct Lie {
 }
 
 #[cube(launch_unchecked)]
-fn tiled_kernel<E: Float, O: Float>(
+fn strided_kernel<E: Float, O: Float>(
     a: &Array<E>,
     b: &Array<E>,
+    bias: &Array<f32>,
+    residual: &Array<O>,
     out: &mut Array<O>,
     a_lie: Lie,
     b_lie: Lie,
@@ -52,6 +52,9 @@ fn tiled_kernel<E: Float, O: Float>(
     tiles_n: u32,
     scale: f32,
     #[comptime] tile: u32,
+    #[comptime] with_bias: bool,
+    #[comptime] with_residual: bool,
+    #[comptime] accumulate: bool,
 ) {
     let place = (CUBE_POS_Z * CUBE_COUNT_X + CUBE_POS_X) * UNITS + UNIT_POS;
     let row0 = (place / tiles_n) * tile;
@@ -99,18 +102,21 @@ fn tiled_kernel<E: Float, O: Float>(
             for c in 0..tile {
                 if row0 + r < m && column0 + c < n {
                     let at = (out_base + (row0 + r) * out_lie.rows + (column0 + c) * out_lie.columns) as usize;
-                    out[at] = O::cast_from(sums[comptime!((r * tile + c) as usize)] * scale);
+                    let mut value = sums[comptime!((r * tile + c) as usize)] * scale;
+                    if comptime!(with_bias) {
+                        value += bias[(column0 + c) as usize];
+                    }
+                    if comptime!(with_residual) {
+                        value += f32::cast_from(residual[at]);
+                    }
+                    if comptime!(accumulate) {
+                        value += f32::cast_from(out[at]);
+                    }
+                    out[at] = O::cast_from(value);
                 }
             }
         }
     }
-}
-
-/// A buffer with its length in elements and how the operand lies in it.
-pub struct Matrix {
-    pub handle: Handle,
-    pub len: usize,
-    pub operand: Operand,
 }
 
 impl Matrix {
@@ -120,49 +126,35 @@ impl Matrix {
     }
 }
 
-/// `out = scale * a b`; sums in f32.
-///
-/// `a` and `b` are of `kind`, `out` of `out_kind`.
-///
-/// # Errors
-/// [`KernelError::Shape`] when an operand reaches past its buffer, or the batch past 65,535 entries.
-pub fn tiled<R: Runtime>(
+/// Launches the product; the caller has checked that every operand lies within its buffer.
+pub fn launch<R: Runtime>(
     client: &ComputeClient<R>,
-    problem: Problem,
+    problem: &Problem,
     scale: f32,
     (a, b, kind): (Matrix, Matrix, FloatKind),
     (out, out_kind): (Matrix, FloatKind),
-) -> Result<(), KernelError> {
-    let Problem { m, n, k, outer, inner } = problem;
-    problem.check("a", &a.operand, m, k, a.len)?;
-    problem.check("b", &b.operand, k, n, b.len)?;
-    problem.check("out", &out.operand, m, n, out.len)?;
-    if outer * inner > 65_535 {
-        return Err(KernelError::Shape {
-            kernel: "gemm",
-            what: "batch",
-            expected: "at most 65535 entries".into(),
-            got: (outer * inner).to_string(),
-        });
-    }
-    if m == 0 || n == 0 || outer * inner == 0 {
-        return Ok(());
-    }
-    let tile = tile_for(&problem);
+    epilogue: Epilogue,
+) {
+    let Problem { m, n, k, outer, inner } = *problem;
+    let tile = tile_for(problem);
     let tiles_n = (n as u32).div_ceil(tile);
     let tiles = (m as u32).div_ceil(tile) * tiles_n;
     let cubes = tiles.div_ceil(UNITS);
     let cubes_x = cubes.min(CUBES_X);
     let count = CubeCount::Static(cubes_x, (outer * inner) as u32, cubes.div_ceil(cubes_x));
     let (a_lie, b_lie, out_lie) = (a.lie::<R>(), b.lie::<R>(), out.lie::<R>());
+    let with = (epilogue.bias.is_some(), epilogue.residual.is_some(), epilogue.accumulate);
+    let (bias, residual) = (or_unused(client, epilogue.bias), or_unused(client, epilogue.residual));
     with_float!(kind, E => with_float!(out_kind, O => unsafe {
-        // SAFETY: `check` has compared each operand's reach with its buffer's length.
-        tiled_kernel::launch_unchecked::<E, O, R>(
+        // SAFETY: the caller has compared each operand's reach with its buffer's length.
+        strided_kernel::launch_unchecked::<E, O, R>(
             client,
             count,
             CubeDim::new_1d(UNITS),
             ArrayArg::from_raw_parts(a.handle, a.len),
             ArrayArg::from_raw_parts(b.handle, b.len),
+            ArrayArg::from_raw_parts(bias, n),
+            ArrayArg::from_raw_parts(residual, out.len),
             ArrayArg::from_raw_parts(out.handle, out.len),
             a_lie,
             b_lie,
@@ -174,7 +166,9 @@ pub fn tiled<R: Runtime>(
             tiles_n,
             scale,
             tile,
+            with.0,
+            with.1,
+            with.2,
         )
     }));
-    Ok(())
 }

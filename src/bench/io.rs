@@ -1,0 +1,79 @@
+//! Ways in and out: frames to the device, checkpoints to the disk.
+
+use super::{Report, Row, time, wait};
+use crate::device::DeviceError;
+use crate::ops::workspace::Workspace;
+use avion_kernels::cuda::upload::Uploader;
+use burn_cubecl::CubeRuntime;
+use std::io::Write;
+use std::path::Path;
+use std::time::Instant;
+
+/// Bytes of a copy: the frames of 256 clips of four 224-pixel frames, or fewer on small devices.
+const FRAMES: [usize; 2] = [256 * 4 * 224 * 224 * 3, 4 << 20];
+/// Bytes of the file written and read.
+const FILE: usize = 256 << 20;
+const SAMPLES: usize = 7;
+
+/// # Errors
+/// What the device reports, or a folder that cannot be written to.
+pub fn run<R: CubeRuntime>(ws: &Workspace<R>, small: bool, folder: &Path) -> Result<Report, DeviceError> {
+    let failed = |what: String| DeviceError::Failed { detail: what };
+    let bytes = FRAMES[usize::from(small)];
+    let uploader = Uploader::<R>::new(&ws.client, &ws.device);
+    let (pool, marker) = (uploader.pool(), ws.client.create_from_slice(&[0; 4]));
+    let mut slot = uploader.slot(bytes);
+    let mut up = Vec::new();
+    for sample in 0..SAMPLES + 2 {
+        let buffer = pool.take(bytes);
+        let start = Instant::now();
+        slot = uploader.upload(slot, buffer).map_err(|e| failed(e.to_string()))?.release();
+        wait(&ws.client, &marker)?;
+        if sample >= 2 {
+            up.push(start.elapsed().as_secs_f64());
+        }
+    }
+    let mut host = vec![0u8; bytes];
+    let mut copy = Vec::new();
+    for _ in 0..SAMPLES {
+        let source = vec![1u8; bytes];
+        let start = Instant::now();
+        host.copy_from_slice(&source);
+        copy.push(start.elapsed().as_secs_f64());
+    }
+    let (from, to) = (ws.floats(bytes / 4), ws.floats(bytes / 4));
+    let on_device = time(&ws.client, || {
+        let kind = avion_kernels::FloatKind::F32;
+        avion_kernels::flat::cast(&ws.client, from.handle(), to.handle(), kind, bytes / 4);
+    })?;
+    let mut rows = vec![
+        Row::new(format!("{} MB to the device", bytes / 1_000_000), up).bytes(bytes as f64),
+        Row::new("the same within the host's memory, one core", copy).bytes(bytes as f64),
+        Row::new("the same on the device, read and written", on_device).bytes(2.0 * bytes as f64),
+    ];
+    let (write, read) = disk(folder).map_err(|e| failed(format!("{}: {e}", folder.display())))?;
+    rows.push(Row::new(format!("{} MB to {}, synced", FILE / 1_000_000, folder.display()), write).bytes(FILE as f64));
+    rows.push(Row::new("the same read back (from the system's cache, if it has one)", read).bytes(FILE as f64));
+    let notes = vec![format!("copies beside kernels: {}", if uploader.overlaps() { "yes" } else { "no, in order" })];
+    Ok(Report { title: "input and output".into(), rows, notes, ..Report::default() })
+}
+
+fn disk(folder: &Path) -> std::io::Result<(Vec<f64>, Vec<f64>)> {
+    std::fs::create_dir_all(folder)?;
+    let path = folder.join(format!(".avion-bench-{}", std::process::id()));
+    let data: Vec<u8> = (0..FILE).map(|i| (i * 31 >> 3) as u8).collect();
+    let (mut write, mut read) = (Vec::new(), Vec::new());
+    let outcome = (0..3).try_for_each(|_| {
+        let start = Instant::now();
+        let mut file = std::fs::File::create(&path)?;
+        file.write_all(&data)?;
+        file.sync_all()?;
+        write.push(start.elapsed().as_secs_f64());
+        let start = Instant::now();
+        let back = std::fs::read(&path)?;
+        read.push(start.elapsed().as_secs_f64());
+        if back.len() == data.len() { Ok(()) } else { Err(std::io::Error::other("read back fewer bytes than written")) }
+    });
+    let removed = std::fs::remove_file(&path);
+    outcome.and(removed).map(|()| (write, read))
+}

@@ -1,0 +1,260 @@
+//! A recipe's whole training step on made-up frames and captions: everything but decoding.
+
+use super::kernels::{Kind, attention_rows, filled, peak_tflops, product};
+use super::{Report, Row, time};
+use crate::config::recipe::Recipe;
+use crate::data::loader::{ClipBatch, FrameBuffer};
+use crate::data::sampler::Position;
+use crate::device::DeviceError;
+use crate::model::plan::TowerSizes;
+use crate::model::{ClipShape, MemoryPlan, init};
+use crate::ops::workspace::Workspace;
+use crate::optim::Optimizer;
+use crate::task::{ContrastiveTask, Task};
+use avion_kernels::attention::AttentionShape;
+use avion_kernels::{activation, layer_norm};
+use burn::tensor::DType;
+use burn_cubecl::CubeRuntime;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct StepOptions {
+    /// Steps timed, after [`WARM_UP`].
+    pub steps: usize,
+    /// Words of the made-up captions.
+    pub words: usize,
+    /// Clips of the whole training set, for the projection; 0 = none.
+    pub dataset_clips: u64,
+    /// Whether the parts are timed one by one too.
+    pub parts: bool,
+}
+
+/// Steps before the first that counts: kernels are compiled, products tuned, memory settles.
+pub const WARM_UP: usize = 5;
+
+/// # Errors
+/// What the device reports.
+pub fn run<R: CubeRuntime>(
+    recipe: &Recipe,
+    dtype: DType,
+    device: &R::Device,
+    memory: &MemoryPlan,
+    options: &StepOptions,
+) -> Result<Report, DeviceError> {
+    let shape = ClipShape::of(recipe);
+    let values = init::values(&init::specs(&shape), recipe.seed);
+    let mut task = ContrastiveTask::<R>::new(recipe, &values, dtype, device, Vec::new(), Some(memory.step.clone()));
+    drop(values);
+    let mut optimizer = Optimizer::new(&recipe.optim, task.params(), None, 0);
+    let batch = recipe.train.batch_size;
+    let batches: Vec<ClipBatch> =
+        (0..2).map(|number| made_up(number, batch, recipe.model.frames, shape.image_px, options.words)).collect();
+    let mut samples = Vec::new();
+    let mut hosts = Vec::new();
+    let mut reserved = Vec::new();
+    let client = task.params().client.clone();
+    let mut waiting = None;
+    task.prefetch(&batches[0])?;
+    let mut last = Instant::now();
+    for step in 0..WARM_UP + options.steps + 1 {
+        let start = Instant::now();
+        let result = task.gradients(&batches[step % 2], step as u64)?;
+        let params = task.params();
+        optimizer.step(params, 1e-5).map_err(|e| DeviceError::Failed { detail: e.to_string() })?;
+        task.constrain();
+        let reading = client.read_async(vec![result]);
+        let queued = start.elapsed();
+        task.prefetch(&batches[(step + 1) % 2])?;
+        // As in training, a step is waited for once the next is queued.
+        if let Some(before) = waiting.replace(Box::pin(reading)) {
+            cubecl::future::block_on(before).map_err(DeviceError::from_server)?;
+            if step > WARM_UP {
+                samples.push(last.elapsed().as_secs_f64());
+                hosts.push(queued.as_secs_f64());
+            }
+            last = Instant::now();
+            reserved.push(task.params().client.memory_usage().map_or(0, |usage| usage.bytes_reserved));
+        }
+    }
+    let [vision, text] = shape.tower_sizes(recipe.train.clips_at_once(), options.words + 2, task.clip.ws.kind.size());
+    let chunks = batch as f64 / vision.batch as f64;
+    let operations = 3.0 * chunks * (vision.forward_operations() + text.forward_operations());
+    let step = Row::new(format!("{} step, batch {batch}", recipe.name), samples);
+    let clips_per_s = batch as f64 / step.median_ms * 1e3;
+    let step = step.operations(operations).with("clips_per_s", clips_per_s);
+    let host = Row::new("host, queueing it", hosts);
+    let small = operations < 1e12;
+    let peak = peak_tflops(&task.clip.ws, small)?;
+    let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+    let activations = task.peak_bytes();
+    let others = memory.total() - memory.step.peak - memory.overhead;
+    let (settled, end) = (reserved.get(WARM_UP).copied().unwrap_or(0), reserved.last().copied().unwrap_or(0));
+    let mut notes = vec![
+        format!("{}", memory.step),
+        format!(
+            "activations: predicted {:.2} GiB, measured {:.2} GiB; weights, state, frames {:.2} GiB; reserved on the device \
+             {:.2} GiB, {:.2} GiB of it since the warm-up",
+            gib(memory.step.peak),
+            gib(activations),
+            gib(others),
+            gib(end),
+            gib(end.saturating_sub(settled)),
+        ),
+        format!(
+            "useful work {:.1} TFLOP a step (forward three times, nothing counted twice), {:.0}% of the peak of \
+             {peak:.3} TFLOP/s measured here",
+            operations / 1e12,
+            100.0 * operations / step.median_ms / 1e9 / peak,
+        ),
+    ];
+    if options.dataset_clips > 0 {
+        let clips = options.dataset_clips as f64 * recipe.train.epochs as f64;
+        notes.push(format!(
+            "{}: {} epochs of {:.2} M clips in {:.1} h at this rate; the data path has to give {clips_per_s:.0} clips/s \
+             (`avion bench decode`)",
+            recipe.name,
+            recipe.train.epochs,
+            options.dataset_clips as f64 / 1e6,
+            clips / clips_per_s / 3600.0,
+        ));
+    }
+    let mut rows = vec![step, host];
+    if options.parts {
+        let ws = task.clip.ws.clone();
+        drop(optimizer);
+        let parts = parts(&ws, &vision, &text, memory, chunks)?;
+        let together: f64 = parts.iter().map(|row| row.calls * row.median_ms).sum();
+        rows.extend(parts);
+        notes.push(format!("the parts above, timed one by one: {together:.1} ms together"));
+    }
+    Ok(Report { title: "training step".into(), rows, notes, ..Report::default() })
+}
+
+/// A batch that needs no decoding.
+fn made_up(number: u64, clips: usize, frames: usize, px: usize, words: usize) -> ClipBatch {
+    const WORDS: [&str; 8] = ["cut", "onion", "wash", "hand", "open", "drawer", "take", "knife"];
+    let mut rng = ChaCha8Rng::seed_from_u64(number);
+    let mut bytes = vec![0u8; clips * frames * px * px * 3];
+    rng.fill(bytes.as_mut_slice());
+    let caption = |rng: &mut ChaCha8Rng| -> Arc<str> {
+        let caption: Vec<&str> = (0..words).map(|_| WORDS[rng.random_range(0..WORDS.len())]).collect();
+        caption.join(" ").into()
+    };
+    ClipBatch {
+        frames: FrameBuffer::from(bytes),
+        captions: (0..clips).map(|_| caption(&mut rng)).collect(),
+        samples: (0..clips as u64).collect(),
+        bad: Vec::new(),
+        num_frames: frames,
+        size_px: px,
+        position: Position { epoch: 0, batch: number },
+        next: Position { epoch: 0, batch: number + 1 },
+        wait: Duration::ZERO,
+    }
+}
+
+/// Every kernel of the blocks at its size, with how often a step runs it.
+fn parts<R: CubeRuntime>(
+    ws: &Workspace<R>,
+    vision: &TowerSizes,
+    text: &TowerSizes,
+    memory: &MemoryPlan,
+    chunks: f64,
+) -> Result<Vec<Row>, DeviceError> {
+    let mut rows = Vec::new();
+    for (tower, sizes, plan) in [("video", vision, &memory.step.vision), ("text", text, &memory.step.text)] {
+        let (count, width) = (sizes.batch * sizes.tokens, sizes.width);
+        let blocks = plan.blocks.len() as f64;
+        let missing =
+            |piece: fn(&crate::ops::block::Keep) -> bool| plan.blocks.iter().filter(|k| !piece(k)).count() as f64;
+        let again = [missing(|k| k.qkv), missing(|k| k.middle), missing(|k| k.hidden), 0.0];
+        let layers = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)];
+        for ((inputs, outputs), again) in layers.into_iter().zip(again) {
+            for kind in [Kind::Forward, Kind::InputGradient, Kind::WeightGradient] {
+                let calls = blocks + if kind == Kind::Forward { again } else { 0.0 };
+                rows.push(product(ws, tower, [count, inputs, outputs], kind)?.calls(chunks * calls));
+            }
+        }
+        let shape = AttentionShape {
+            batch: sizes.batch,
+            tokens: sizes.tokens,
+            heads: sizes.heads,
+            head_dim: width / sizes.heads,
+            causal: sizes.causal,
+            kind: ws.kind,
+        };
+        let [forward, backward] = attention_rows(ws, shape)?;
+        rows.push(forward.calls(chunks * (blocks + missing(|k| k.attended))));
+        rows.push(backward.calls(chunks * blocks));
+        rows.extend(passes(ws, tower, count, width, chunks, blocks, again)?);
+    }
+    Ok(rows)
+}
+
+/// The kernels that are bound by memory.
+fn passes<R: CubeRuntime>(
+    ws: &Workspace<R>,
+    tower: &str,
+    count: usize,
+    width: usize,
+    chunks: f64,
+    blocks: f64,
+    again: [f64; 4],
+) -> Result<Vec<Row>, DeviceError> {
+    let element = ws.kind.size() as f64;
+    let unit = count as f64 * width as f64 * element;
+    let [x, dy, stream] = [(); 3].map(|()| filled(ws, count, width));
+    let (y, stats) = (ws.matrix(count, width), ws.floats(2 * count));
+    let parameters: Vec<_> = (0..5).map(|_| ws.floats(4 * width)).collect();
+    let p = |i: usize| parameters[i].handle();
+    for buffer in &parameters {
+        avion_kernels::flat::clear(&ws.client, buffer.handle(), 4 * width);
+    }
+    let shape = layer_norm::NormShape { rows: count, width, kind: ws.kind, eps: 1e-6 };
+    let forward = time(&ws.client, || {
+        layer_norm::forward(&ws.client, &shape, x.handle(), p(0), p(1), y.handle(), stats.handle());
+    })?;
+    let backward = time(&ws.client, || {
+        let backward = layer_norm::Backward {
+            x: x.handle(),
+            stats: stats.handle(),
+            gain: p(0),
+            bias: p(1),
+            dy: dy.handle(),
+            gradient: stream.handle(),
+            fresh: false,
+            write_normed: true,
+            d_gain: p(2),
+            d_bias: p(3),
+            d_sum: Some(p(4)),
+        };
+        layer_norm::backward(&ws.client, &shape, backward);
+    })?;
+    drop((x, dy, stream, y));
+    let (hidden, other) = (filled(ws, count, 4 * width), filled(ws, count, 4 * width));
+    let gelu = activation::Activation::Gelu;
+    let (a, b) = (hidden.handle(), other.handle());
+    let activate = time(&ws.client, || activation::forward(&ws.client, ws.kind, gelu, a, b, hidden.len()))?;
+    let slope = time(&ws.client, || {
+        activation::backward(&ws.client, ws.kind, gelu, count, 4 * width, a, b, Some(p(2)));
+    })?;
+    let d_qkv = filled(ws, count, 3 * width);
+    let sums = time(&ws.client, || {
+        let (from, to) = (d_qkv.handle().clone(), p(2).clone());
+        avion_kernels::column_sum::column_sum(&ws.client, from, ws.kind, count, 3 * width, to);
+    })?;
+    let norms = chunks * (2.0 * blocks + again[0] + again[2]);
+    Ok(vec![
+        Row::new(format!("{tower} LayerNorm, forward"), forward).bytes(2.0 * unit).calls(norms),
+        Row::new(format!("{tower} LayerNorm, backward with residual"), backward)
+            .bytes(5.0 * unit)
+            .calls(chunks * 2.0 * blocks),
+        Row::new(format!("{tower} GELU, forward"), activate).bytes(8.0 * unit).calls(chunks * blocks),
+        Row::new(format!("{tower} GELU, backward with bias"), slope).bytes(16.0 * unit).calls(chunks * blocks),
+        Row::new(format!("{tower} column sums of qkv"), sums).bytes(3.0 * unit).calls(chunks * blocks),
+    ])
+}

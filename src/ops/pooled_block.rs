@@ -1,0 +1,174 @@
+//! The last block of a tower of which only one token a sample goes on (the class token, or the end of the text): the
+//! same function as [`super::block`], computed for that token alone. Keys and values come from every token; the query,
+//! the output projection and the MLP are wanted for one. The result is what the whole block would give for it.
+
+use super::block::{BlockSpec, BlockWeights, DropPath, function};
+use super::linear;
+use super::norm::Stats;
+use super::residual::{Branch, add_branch, branch_gradient};
+use super::workspace::{Matrix, Workspace};
+use crate::model::params::Weight;
+use avion_kernels::arena::Buffer;
+use avion_kernels::attention::pooled::{self, PooledShape};
+use avion_kernels::row_add::row_add;
+use avion_kernels::{Handle, activation, rows};
+use burn_cubecl::CubeRuntime;
+
+/// The last block on one device, for batches of one shape.
+pub struct PooledBlock<'a, R: CubeRuntime> {
+    pub ws: &'a Workspace<R>,
+    pub weights: &'a BlockWeights<R>,
+    pub spec: BlockSpec,
+    pub drop_path: Option<&'a DropPath>,
+    /// `[batch]`, u32: row of each sample's token in the block's input.
+    pub picks: &'a Handle,
+}
+
+/// What the forward pass left for the backward pass; all of it is kept, being one token's, but for keys and values.
+pub struct PooledKept {
+    /// Keys and values, `[rows, 2 * width]`.
+    kv: Option<Matrix>,
+    stats_1: Stats,
+    normed: Matrix,
+    q: Matrix,
+    probabilities: Buffer,
+    attended: Matrix,
+    middle: Matrix,
+    stats_2: Stats,
+    hidden: Matrix,
+}
+
+impl<R: CubeRuntime> PooledBlock<'_, R> {
+    /// # Shapes
+    /// - `x`: `[batch * tokens, width]`; returns `[batch, width]`
+    pub fn forward(&self, x: &Matrix, keep_kv: bool) -> (Matrix, PooledKept) {
+        let (ws, w) = (self.ws, self.weights);
+        let shape = self.shape();
+        let (all, stats_1) = w.ln_1.forward(ws, x);
+        let normed = self.gather(&all);
+        let [query, key_value] = split(w);
+        let q = linear::forward(ws, &normed, &query.weight, Some(&query.bias), None);
+        let kv = linear::forward(ws, &all, &key_value.weight, Some(&key_value.bias), None);
+        drop(all);
+        let attended = ws.matrix(q.rows, q.columns);
+        let probabilities = ws.floats(shape.probabilities_len());
+        let inputs = [q.handle(), kv.handle(), self.picks];
+        pooled::forward(&ws.client, &shape, inputs, attended.handle(), probabilities.handle());
+
+        let middle = add_branch(ws, &attended, &self.attention_branch(), &self.gather(x));
+        let (normed_2, stats_2) = w.ln_2.forward(ws, &middle);
+        let hidden = linear::forward(ws, &normed_2, &w.c_fc, Some(&w.c_fc_bias), None);
+        let activated = ws.matrix(hidden.rows, hidden.columns);
+        let (kind, nonlinearity) = (hidden.kind, function(self.spec.activation));
+        activation::forward(&ws.client, kind, nonlinearity, hidden.handle(), activated.handle(), hidden.len());
+        let y = add_branch(ws, &activated, &self.mlp_branch(), &middle);
+        let kv = keep_kv.then_some(kv);
+        (y, PooledKept { kv, stats_1, normed, q, probabilities, attended, middle, stats_2, hidden })
+    }
+
+    /// Gradient of `x` from the output's, `stream`, `[batch, width]`, which is used up. `below` as in
+    /// [`super::block::Block::backward`].
+    pub fn backward(&self, x: &Matrix, kept: PooledKept, stream: &Matrix, below: Option<&Weight<R>>) -> Matrix {
+        let (ws, w) = (self.ws, self.weights);
+        let shape = self.shape();
+        // One token's MLP.
+        let branch = branch_gradient(ws, stream, &self.mlp_branch());
+        w.c_proj_bias.accumulate_columns(ws, &branch);
+        let hidden = kept.hidden;
+        let d_hidden = linear::input_gradient(ws, &branch, &w.c_proj);
+        let nonlinearity = function(self.spec.activation);
+        let (rows, columns) = (hidden.rows, hidden.columns);
+        let bias = Some(w.c_fc_bias.gradient_handle());
+        let (input, gradient) = (hidden.handle(), d_hidden.handle());
+        activation::backward(&ws.client, hidden.kind, nonlinearity, rows, columns, input, gradient, bias);
+        linear::weight_gradient(ws, &hidden, &branch, &w.c_proj);
+        let d_normed = linear::input_gradient(ws, &d_hidden, &w.c_fc);
+        w.ln_2.backward(ws, &kept.middle, &kept.stats_2, &d_normed, stream, None);
+        linear::weight_gradient(ws, &d_normed, &d_hidden, &w.c_fc);
+
+        // Its attention.
+        let branch = branch_gradient(ws, stream, &self.attention_branch());
+        w.out_proj_bias.accumulate_columns(ws, &branch);
+        let d_output = linear::input_gradient(ws, &branch, &w.out_proj);
+        linear::weight_gradient(ws, &kept.attended, &branch, &w.out_proj);
+        let [query, key_value] = split(w);
+        let kv = kept.kv.unwrap_or_else(|| {
+            let (all, _) = w.ln_1.forward(ws, x);
+            linear::forward(ws, &all, &key_value.weight, Some(&key_value.bias), None)
+        });
+        let (d_q, d_kv) = (ws.matrix(kept.q.rows, kept.q.columns), ws.matrix(kv.rows, kv.columns));
+        pooled::backward(
+            &ws.client,
+            &shape,
+            [kept.q.handle(), kv.handle()],
+            [kept.attended.handle(), d_output.handle()],
+            kept.probabilities.handle(),
+            [d_q.handle(), d_kv.handle()],
+        );
+        drop(kv);
+
+        // Back to every token.
+        query.bias.accumulate_columns(ws, &d_q);
+        linear::weight_gradient(ws, &kept.normed, &d_q, &query.weight);
+        let d_picked = linear::input_gradient(ws, &d_q, &query.weight);
+        key_value.bias.accumulate_columns(ws, &d_kv);
+        let d_normed = linear::input_gradient(ws, &d_kv, &key_value.weight);
+        self.add_rows(&d_picked, &d_normed);
+        let dx = w.ln_1.branch_only(ws, x, &kept.stats_1, &d_normed, below);
+        linear::weight_gradient(ws, &d_normed, &d_kv, &key_value.weight);
+        self.add_rows(stream, &dx);
+        if let Some(below) = below {
+            below.accumulate_columns(ws, stream);
+        }
+        dx
+    }
+
+    fn shape(&self) -> PooledShape {
+        let shape = self.spec.shape;
+        PooledShape {
+            batch: shape.batch,
+            tokens: shape.tokens,
+            heads: shape.heads,
+            head_dim: shape.head_dim,
+            causal: shape.causal,
+            kind: self.ws.kind,
+        }
+    }
+
+    /// The picked rows of a matrix with all of them.
+    fn gather(&self, all: &Matrix) -> Matrix {
+        let picked = self.ws.matrix(self.spec.shape.batch, all.columns);
+        let (from, to) = (all.handle(), picked.handle());
+        rows::gather(&self.ws.client, all.kind, from, self.picks, to, all.rows, picked.rows, all.columns);
+        picked
+    }
+
+    /// Adds the picked rows' share.
+    fn add_rows(&self, picked: &Matrix, all: &Matrix) {
+        let sizes = [picked.rows, all.rows, all.columns];
+        row_add(&self.ws.client, all.kind, picked.handle(), self.picks, all.handle(), sizes);
+    }
+
+    fn attention_branch(&self) -> Branch<'_, R> {
+        let (weight, bias) = (&self.weights.out_proj, &self.weights.out_proj_bias);
+        Branch { weight, bias, factor: self.drop_path.map(|d| &d.attention), rows_per_clip: 1 }
+    }
+
+    fn mlp_branch(&self) -> Branch<'_, R> {
+        let (weight, bias) = (&self.weights.c_proj, &self.weights.c_proj_bias);
+        Branch { weight, bias, factor: self.drop_path.map(|d| &d.mlp), rows_per_clip: 1 }
+    }
+}
+
+/// A part of the packed projection.
+struct Part<R: CubeRuntime> {
+    weight: Weight<R>,
+    bias: Weight<R>,
+}
+
+/// The packed projection's rows for queries, and those for keys and values.
+fn split<R: CubeRuntime>(w: &BlockWeights<R>) -> [Part<R>; 2] {
+    let width = w.in_proj.columns();
+    [0..width, width..3 * width]
+        .map(|rows| Part { weight: w.in_proj.slice(rows.clone()), bias: w.in_proj_bias.slice(rows) })
+}
