@@ -7,12 +7,15 @@
 
 use crate::column_sum::fold;
 use crate::launch::{UNITS, grid};
-use crate::walk::{Walk, vector_width};
+use crate::walk::{Grain, Walk, vector_width};
 use crate::{FloatKind, Handle, with_float};
 use cubecl::{ir::FastMath, prelude::*};
 
-/// Rows in flight per unit of the backward pass, and vectors per unit of the forward pass.
+/// Vectors per unit of the forward pass.
 const UNROLL: u32 = 2;
+
+/// Of the backward pass.
+const GRAIN: Grain = Grain { unroll: 4, cubes_per_sm: 4 };
 
 /// Function applied to each element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -191,6 +194,9 @@ pub fn forward<R: Runtime>(
     y: &Handle,
     len: usize,
 ) {
+    if len == 0 {
+        return;
+    }
     let n = vector_width(client, kind, len);
     let vectors = len / n;
     let (count, dim) = grid(vectors.div_ceil(UNROLL as usize));
@@ -225,7 +231,7 @@ pub fn backward<R: Runtime>(
     d_bias: Option<&Handle>,
 ) {
     let n = vector_width(client, kind, columns);
-    let walk = Walk::new(client, rows, columns / n, UNROLL);
+    let walk = Walk::new(client, rows, columns / n, GRAIN);
     let partials = d_bias.map(|_| client.empty(walk.partial_rows() * columns * 4));
     let array = |handle: &Handle, len| {
         // SAFETY: the contract above, and `partials` as just made; the kernel checks its positions.
@@ -238,7 +244,7 @@ pub fn backward<R: Runtime>(
         let (rows, vectors, step) = (rows as u32, walk.vectors as u32, walk.rows_per_chunk);
         launch!(
             fast(client), backward_fast, backward_kernel, F,
-            (client, walk.count(), walk.dim(), n, hidden, gradient, sums.into(), rows, vectors, step, activation, UNROLL)
+            (client, walk.count(), walk.dim(), n, hidden, gradient, sums.into(), rows, vectors, step, activation, GRAIN.unroll)
         )
     });
     if let Some(partials) = &partials {

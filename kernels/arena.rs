@@ -10,6 +10,13 @@ use cubecl::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// Runs `make`, whose allocations take exactly what they ask for: for buffers that live as long as the run, which CubeCL's
+/// pools would round up.
+pub fn exact<R: Runtime, T: Send>(client: &ComputeClient<R>, make: impl Fn(&ComputeClient<R>) -> T + Send + Sync) -> T {
+    let made = client.memory_persistent_allocation((), |()| make(client));
+    made.unwrap_or_else(|_| make(client))
+}
+
 /// Start of every buffer, bytes: what every runtime's bindings may start at.
 pub const ALIGNMENT: u64 = 512;
 
@@ -131,9 +138,7 @@ impl<R: Runtime> Arena<R> {
     fn grow(&self, slabs: &mut Slabs, len: u64) -> usize {
         // A request beyond the limit is passed on: the device's own refusal says more than ours could.
         let size = len.max(SMALLEST_SLAB).next_multiple_of(ALIGNMENT).min(self.longest).max(len);
-        let client = self.client.clone();
-        let exact = self.client.memory_persistent_allocation((), move |()| client.empty(size as usize));
-        let handle = exact.unwrap_or_else(|_| self.client.empty(size as usize));
+        let handle = exact(&self.client, |client| client.empty(size as usize));
         slabs.usage.reserved += size;
         slabs.slabs.push(Slab { handle, space: Space::new(size) });
         slabs.slabs.len() - 1

@@ -1,19 +1,19 @@
 //! Sum over the rows of a tall matrix, added to an f32 vector: the gradient of a bias, of a norm's gain or of a table of
 //! positions (a matrix of `[clips, tokens * width]`).
 //!
-//! Bytes: the matrix once, in 16-byte accesses, [`UNROLL`] of them in flight per unit; memory bound. Two launches in a
+//! Bytes: the matrix once, in 16-byte accesses, eight of them in flight per unit; memory bound. Two launches in a
 //! fixed order, so the result repeats to the bit: units sum chunks of rows side by side, then the chunks' sums are folded
 //! into the destination. The partial sums are a few MB at most (one f32 vector for each unit of a single wave).
 
-use crate::walk::{Walk, planes_of_32, vector_width};
+use crate::walk::{Grain, Walk, planes_of_32, vector_width};
 use crate::{FloatKind, Handle, launch::UNITS, with_float};
 use cubecl::prelude::*;
 
-/// Rows in flight per unit.
-const UNROLL: u32 = 4;
+const GRAIN: Grain = Grain { unroll: 8, cubes_per_sm: 4 };
 
-/// Units that share the fold of one column where barriers are cheap.
-const SLICES: u32 = 32;
+/// Partial sums that a unit folds at a time, and the most units that share a column.
+const FOLD_UNROLL: u32 = 8;
+const MAX_SLICES: u32 = 32;
 
 #[cube(launch_unchecked)]
 pub(crate) fn partial_sums<F: Float, N: Size>(
@@ -68,19 +68,19 @@ pub(crate) fn fold_kernel(
     if column < total {
         let mut row = slice;
         while row < count {
-            // Independent loads, then additions in order: eight in flight instead of one.
-            let mut values = Array::<f32>::new(8usize);
+            // Independent loads, then additions in order.
+            let mut values = Array::<f32>::new(FOLD_UNROLL as usize);
             #[unroll]
-            for i in 0..8u32 {
+            for i in 0..FOLD_UNROLL {
                 values[i as usize] = partials[(min(row + i * slices, count - 1) * total + column) as usize];
             }
             #[unroll]
-            for i in 0..8u32 {
+            for i in 0..FOLD_UNROLL {
                 if row + i * slices < count {
                     sum += values[i as usize];
                 }
             }
-            row += 8 * slices;
+            row += FOLD_UNROLL * slices;
         }
     }
     if comptime!(slices > 1) {
@@ -126,7 +126,9 @@ pub(crate) fn fold<R: Runtime>(
 ) {
     let [Some(first), second, third] = destinations else { return };
     let total = columns * destinations.iter().flatten().count();
-    let slices = if planes_of_32(client) { SLICES } else { 1 };
+    // Where barriers are cheap, as many units as have something to load.
+    let wanted = (count as u32).div_ceil(FOLD_UNROLL).next_power_of_two().min(MAX_SLICES);
+    let slices = if planes_of_32(client) { wanted } else { 1 };
     let array = |handle: &Handle| {
         // SAFETY: the callers' contract; the kernel checks each column against `columns`.
         unsafe { ArrayArg::from_raw_parts(handle.clone(), columns) }
@@ -163,7 +165,7 @@ pub fn column_sum<R: Runtime>(
     dst: Handle,
 ) {
     let width = vector_width(client, kind, columns);
-    let walk = Walk::new(client, rows, columns / width, UNROLL);
+    let walk = Walk::new(client, rows, columns / width, GRAIN);
     let partials = client.empty(walk.partial_rows() * columns * 4);
     with_float!(kind, F => unsafe {
         // SAFETY: rows and columns are those of the buffers, and the kernel checks its positions against them.
@@ -177,7 +179,7 @@ pub fn column_sum<R: Runtime>(
             rows as u32,
             walk.vectors as u32,
             walk.rows_per_chunk,
-            UNROLL,
+            GRAIN.unroll,
         )
     });
     fold(client, &partials, walk.partial_rows(), columns, [Some(&dst), None, None]);

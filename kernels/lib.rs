@@ -3,6 +3,7 @@
 //! | kernel | called by | shapes | dtypes | reference |
 //! | --- | --- | --- | --- | --- |
 //! | [`patch_ingest`] | the vision towers' input | u8 `[batch, frames, height, width, 3]` -> `[batch, tokens, 3 * patch * patch]` | f32, f16, bf16 | `patch_ingest::reference` |
+//! | [`ingest_wgsl`] | the same with a crop, on wgpu: hand-written WGSL | u8 frames -> tokens | f32 | `ingest_wgsl::reference` |
 //! | [`embedding`] | the text tower's input | ids `[rows]` -> `[rows, width]`; gradient grouped by token | f32, f16, bf16 | `embedding::reference` |
 //! | [`layer_norm`] | every block, with the residual's gradient | `[rows, width]` | f32, f16, bf16 | `layer_norm::reference` |
 //! | [`attention`] | every block | `[batch, tokens, 3, heads, head_dim]` -> `[batch, tokens, heads * head_dim]` | f32, f16, bf16 | `attention::reference` |
@@ -38,6 +39,7 @@ pub mod error;
 pub mod flat;
 pub mod gemm;
 pub mod grad_norm;
+pub mod ingest_wgsl;
 pub mod launch;
 pub mod layer_norm;
 pub mod optimizer;

@@ -120,9 +120,9 @@ fn load_words(frames: &Array<u32>, byte: u32, #[comptime] pixels: u32) -> Array<
     } else if comptime!(pixels == 2) {
         // Two bytes into the first word, or none.
         let (low, high) = (frames[first as usize], frames[(first + 1) as usize]);
-        let odd = byte % 4 != 0;
-        words[0usize] = select(odd, (low >> 16) | (high << 16), low);
-        words[1usize] = select(odd, high >> 16, high);
+        let offset = byte % 4;
+        words[0usize] = select(offset == 2, (low >> 16) | (high << 16), low);
+        words[1usize] = select(offset == 2, high >> 16, high);
     } else {
         let mut word = 0u32.runtime();
         #[unroll]

@@ -1,17 +1,16 @@
 //! What follows a product whose library has no epilogue: bias, stochastic depth's factor, the residual stream, positions.
 //!
-//! Memory bound: every array is read or written once, in 16-byte accesses with [`UNROLL`] rows in flight; what belongs to
+//! Memory bound: every array is read or written once, in 16-byte accesses with four rows in flight; what belongs to
 //! a column (bias, position) stays in registers while its unit goes down the rows.
 //!
 //! Source of the factor: stochastic depth, Huang et al. 2016, arXiv:1603.09382 (`drop_path` in timm): 0 for a dropped
 //! sample's branch, `1 / keep` for a kept one's.
 
-use crate::walk::{Walk, vector_width};
+use crate::walk::{Grain, Walk, vector_width};
 use crate::{FloatKind, Handle, KernelError, with_float};
 use cubecl::prelude::*;
 
-/// Rows in flight per unit.
-const UNROLL: u32 = 4;
+const GRAIN: Grain = Grain { unroll: 4, cubes_per_sm: 16 };
 
 #[cube(launch_unchecked)]
 pub(crate) fn finish_kernel<F: Float, N: Size>(
@@ -56,7 +55,7 @@ pub(crate) fn finish_kernel<F: Float, N: Size>(
                     #[comptime]
                     match factor {
                         ComptimeOption::Some(factor) => {
-                            value = value * Vector::new(factor[(here / rows_per_factor) as usize]);
+                            value *= Vector::new(factor[(here / rows_per_factor) as usize]);
                         }
                         ComptimeOption::None => {}
                     }
@@ -126,7 +125,7 @@ pub struct Finish<'a> {
 pub fn finish<R: Runtime>(client: &ComputeClient<R>, kind: FloatKind, args: Finish) {
     let Finish { y, bias, factor, residual, rows, columns } = args;
     let n = vector_width(client, kind, columns);
-    let walk = Walk::new(client, rows, columns / n, UNROLL);
+    let walk = Walk::new(client, rows, columns / n, GRAIN);
     let rows_per_factor = factor.map_or(rows, |(_, rows)| rows).max(1);
     let array = |handle: &Handle, len| {
         // SAFETY: lengths are those of `Finish`'s contract; the kernel checks its positions against rows and columns.
@@ -147,7 +146,7 @@ pub fn finish<R: Runtime>(client: &ComputeClient<R>, kind: FloatKind, args: Fini
             walk.vectors as u32,
             walk.rows_per_chunk,
             rows_per_factor as u32,
-            UNROLL,
+            GRAIN.unroll,
         )
     });
 }
@@ -168,7 +167,7 @@ pub fn scale_rows<R: Runtime>(
     columns: usize,
 ) {
     let n = vector_width(client, kind, columns);
-    let walk = Walk::new(client, rows, columns / n, UNROLL);
+    let walk = Walk::new(client, rows, columns / n, GRAIN);
     let rows_per_factor = rows_per_factor.max(1);
     with_float!(kind, F => unsafe {
         // SAFETY: lengths are those of the contract; the kernel checks its positions against rows and columns.
@@ -184,7 +183,7 @@ pub fn scale_rows<R: Runtime>(
             walk.vectors as u32,
             walk.rows_per_chunk,
             rows_per_factor as u32,
-            UNROLL,
+            GRAIN.unroll,
         )
     });
 }

@@ -135,7 +135,7 @@ pub enum BenchWhat {
 #[derive(Debug, Args)]
 pub struct BenchArgs {
     pub what: BenchWhat,
-    /// Recipe file or built-in name; without it, the defaults (ViT-B/16).
+    /// Recipe file or built-in name; without it, ego4d-vitb16 with a batch of 256 at once.
     #[arg(long, value_name = "FILE|NAME")]
     pub config: Option<String>,
     /// Change a setting first, e.g. `--set train.batch_size=256 --set train.fit=22GiB`. May be repeated.

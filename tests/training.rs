@@ -12,7 +12,7 @@ use avion::data::sampler::Position;
 use avion::data::synthetic::{SyntheticConfig, SyntheticSet, generate};
 use avion::device::{self, BackendChoice, Chosen, Target};
 use avion::loss::contrastive::contrastive;
-use avion::model::Pass;
+use avion::model::{DeviceMemory, MemoryPlan, Pass};
 use avion::model::plan::StepPlan;
 use avion::model::{Clip, ClipShape, TowerShape, init, shape::pixel_norm};
 use avion::ops::block::Keep;
@@ -250,9 +250,13 @@ fn chunks_give_the_gradients_of_the_whole_batch() {
         let mut loader = Loader::train(sources, train::loader_config(recipe), Position::default()).unwrap();
         let batch: ClipBatch = loader.next().unwrap().unwrap();
         let values = train::initial_values(recipe).unwrap();
-        let task = ContrastiveTask::<R>::new(recipe, &values, DType::F32, &device, Vec::new());
+        let unknown = DeviceMemory::default();
+        let memory = MemoryPlan::of(recipe, avion_kernels::FloatKind::F32, unknown).unwrap();
+        let plan = Some(memory.step);
+        let mut task = ContrastiveTask::<R>::new(recipe, &values, DType::F32, &device, Vec::new(), plan);
         task.params().clear_gradients();
-        let scalars: Vec<f32> = task.gradients(&batch, 0).into_data().to_vec().unwrap();
+        let result = task.gradients(&batch, 0).unwrap();
+        let scalars: Vec<f32> = bytemuck::pod_collect_to_vec(&task.params().client.read_one(result).unwrap());
         (scalars, task.params().read(task.params().gradients()).unwrap())
     };
     let (whole, reference) = gradients(&["train.batch_size=6"]);

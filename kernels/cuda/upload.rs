@@ -14,6 +14,7 @@
 //! the step; `begin` the other slot with the next batch. Runtimes other than CUDA copy in order, behind the same calls.
 
 use super::pinned::{PinnedBuffer, PinnedPool};
+use crate::arena::exact;
 use crate::{Handle, KernelError};
 use cubecl::bytes::Bytes;
 use cubecl::device::Device;
@@ -83,7 +84,7 @@ impl<R: Runtime> Uploader<R> {
 
     /// New device memory of `len` bytes.
     pub fn slot(&self, len: usize) -> Slot {
-        let handle = self.client.empty(len);
+        let handle = exact(&self.client, |client| client.empty(len));
         Slot(Memory {
             #[cfg(feature = "cuda")]
             events: self.copies.and_then(|copies| copies.events()),

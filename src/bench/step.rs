@@ -44,65 +44,36 @@ pub fn run<R: CubeRuntime>(
     device: &R::Device,
     memory: &MemoryPlan,
     options: &StepOptions,
+    free: &dyn Fn() -> Option<u64>,
 ) -> Result<Report, DeviceError> {
+    let free_before = free();
     let shape = ClipShape::of(recipe);
     let values = init::values(&init::specs(&shape), recipe.seed);
-    let mut task = ContrastiveTask::<R>::new(recipe, &values, dtype, device, Vec::new(), Some(memory.step.clone()));
-    drop(values);
-    let mut optimizer = Optimizer::new(&recipe.optim, task.params(), None, 0);
     let batch = recipe.train.batch_size;
-    let batches: Vec<ClipBatch> =
-        (0..2).map(|number| made_up(number, batch, recipe.model.frames, shape.image_px, options.words)).collect();
-    let mut samples = Vec::new();
-    let mut hosts = Vec::new();
-    let mut reserved = Vec::new();
-    let client = task.params().client.clone();
-    let mut waiting = None;
-    task.prefetch(&batches[0])?;
-    let mut last = Instant::now();
-    for step in 0..WARM_UP + options.steps + 1 {
-        let start = Instant::now();
-        let result = task.gradients(&batches[step % 2], step as u64)?;
-        let params = task.params();
-        optimizer.step(params, 1e-5).map_err(|e| DeviceError::Failed { detail: e.to_string() })?;
-        task.constrain();
-        let reading = client.read_async(vec![result]);
-        let queued = start.elapsed();
-        task.prefetch(&batches[(step + 1) % 2])?;
-        // As in training, a step is waited for once the next is queued.
-        if let Some(before) = waiting.replace(Box::pin(reading)) {
-            cubecl::future::block_on(before).map_err(DeviceError::from_server)?;
-            if step > WARM_UP {
-                samples.push(last.elapsed().as_secs_f64());
-                hosts.push(queued.as_secs_f64());
-            }
-            last = Instant::now();
-            reserved.push(task.params().client.memory_usage().map_or(0, |usage| usage.bytes_reserved));
-        }
-    }
-    let [vision, text] = shape.tower_sizes(recipe.train.clips_at_once(), options.words + 2, task.clip.ws.kind.size());
+    let run = Run::<R>::of(recipe, dtype, device, &values, memory, options)?;
+    let (free_after, usage) = (free(), run.task.clip.ws.arena.usage());
+    let [vision, text] = shape.tower_sizes(recipe.train.clips_at_once(), options.words + 2, run.task.clip.ws.kind.size());
     let chunks = batch as f64 / vision.batch as f64;
     let operations = 3.0 * chunks * (vision.forward_operations() + text.forward_operations());
+    let Run { task, samples, grown, .. } = run;
     let step = Row::new(format!("{} step, batch {batch}", recipe.name), samples);
     let clips_per_s = batch as f64 / step.median_ms * 1e3;
     let step = step.operations(operations).with("clips_per_s", clips_per_s);
-    let host = Row::new("host, queueing it", hosts);
     let small = operations < 1e12;
     let peak = peak_tflops(&task.clip.ws, small)?;
     let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
-    let activations = task.peak_bytes();
-    let others = memory.total() - memory.step.peak - memory.overhead;
-    let (settled, end) = (reserved.get(WARM_UP).copied().unwrap_or(0), reserved.last().copied().unwrap_or(0));
+    let taken = free_before.zip(free_after).map(|(before, after)| before.saturating_sub(after));
+    let taken = taken.map_or("unknown".to_owned(), |bytes| format!("{:.2} GiB", gib(bytes)));
     let mut notes = vec![
         format!("{}", memory.step),
         format!(
-            "activations: predicted {:.2} GiB, measured {:.2} GiB; weights, state, frames {:.2} GiB; reserved on the device \
-             {:.2} GiB, {:.2} GiB of it since the warm-up",
+            "memory: {:.2} GiB predicted in all, {taken} measured at the driver; activations {:.2} GiB predicted, {:.2} GiB \
+             measured, {:.2} GiB held for them; {:.3} GiB grown since the warm-up",
+            gib(memory.total()),
             gib(memory.step.peak),
-            gib(activations),
-            gib(others),
-            gib(end),
-            gib(end.saturating_sub(settled)),
+            gib(usage.peak),
+            gib(usage.reserved),
+            gib(grown),
         ),
         format!(
             "useful work {:.1} TFLOP a step (forward three times, nothing counted twice), {:.0}% of the peak of \
@@ -122,16 +93,76 @@ pub fn run<R: CubeRuntime>(
             clips / clips_per_s / 3600.0,
         ));
     }
+    let ws = task.clip.ws.clone();
+    drop(task);
+    let mut few = recipe.clone();
+    (few.train.batch_size, few.train.micro_batch) = (2, 0);
+    // Every launch of a step with next to nothing to do for the device: what is left is the host's work.
+    let host = Run::<R>::of(&few, dtype, device, &values, memory, options)?;
+    let host = Row::new("the host's share: the same step with 2 clips", host.samples);
     let mut rows = vec![step, host];
     if options.parts {
-        let ws = task.clip.ws.clone();
-        drop(optimizer);
         let parts = parts(&ws, &vision, &text, memory, chunks)?;
         let together: f64 = parts.iter().map(|row| row.calls * row.median_ms).sum();
         rows.extend(parts);
         notes.push(format!("the parts above, timed one by one: {together:.1} ms together"));
     }
     Ok(Report { title: "training step".into(), rows, notes, ..Report::default() })
+}
+
+/// Steps done.
+struct Run<R: CubeRuntime> {
+    task: ContrastiveTask<R>,
+    /// Seconds of each step after the warm-up.
+    samples: Vec<f64>,
+    /// Bytes of device memory that the runtime took after the warm-up.
+    grown: u64,
+}
+
+impl<R: CubeRuntime> Run<R> {
+    fn of(
+        recipe: &Recipe,
+        dtype: DType,
+        device: &R::Device,
+        values: &[Vec<f32>],
+        memory: &MemoryPlan,
+        options: &StepOptions,
+    ) -> Result<Self, DeviceError> {
+        let (batch, frames) = (recipe.train.batch_size, recipe.model.frames);
+        let image_px = ClipShape::of(recipe).image_px;
+        let client = R::client(device);
+        let mut task = ContrastiveTask::<R>::new(recipe, values, dtype, device, Vec::new(), Some(memory.step.clone()));
+        let mut optimizer = Optimizer::new(&recipe.optim, task.params(), None, 0);
+        let batches: Vec<ClipBatch> =
+            (0..2).map(|number| made_up(number, batch, frames, image_px, options.words)).collect();
+        let (mut samples, mut reserved) = (Vec::new(), Vec::new());
+        let mut waiting = None;
+        task.prefetch(&batches[0])?;
+        let mut last = Instant::now();
+        for step in 0..WARM_UP + options.steps + 1 {
+            let result = task.gradients(&batches[step % 2], step as u64)?;
+            let stepped = optimizer.step(task.params(), 1e-5);
+            stepped.map_err(|e| DeviceError::Failed { detail: e.to_string() })?;
+            task.constrain();
+            let reading = client.read_async(vec![result]);
+            task.prefetch(&batches[(step + 1) % 2])?;
+            // As in training, a step is waited for once the next is queued.
+            if let Some(before) = waiting.replace(Box::pin(reading)) {
+                cubecl::future::block_on(before).map_err(DeviceError::from_server)?;
+                if step > WARM_UP {
+                    samples.push(last.elapsed().as_secs_f64());
+                }
+                last = Instant::now();
+                reserved.push(client.memory_usage().map_or(0, |usage| usage.bytes_reserved));
+            }
+        }
+        if let Some(detail) = avion_kernels::cuda::take_failure(&client) {
+            return Err(DeviceError::Failed { detail });
+        }
+        let settled = reserved.get(WARM_UP).copied().unwrap_or(0);
+        let grown = reserved.last().copied().unwrap_or(0).saturating_sub(settled);
+        Ok(Run { task, samples, grown })
+    }
 }
 
 /// A batch that needs no decoding.

@@ -5,11 +5,15 @@ use crate::bench::{self, Report, decode::DecodeOptions, step::StepOptions};
 use crate::cli::{BenchArgs, BenchWhat};
 use crate::config::Recipe;
 use crate::data::loader::Ffmpeg;
-use crate::model::{DeviceMemory, MemoryPlan};
+use crate::device;
+use crate::model::{ClipShape, DeviceMemory, MemoryPlan, check_device};
 use crate::ops::tensor::float_kind;
 use crate::ops::workspace::Workspace;
 use crate::train::compute_dtype;
 use anyhow::{Context, Result, anyhow};
+
+/// What is measured when no recipe is named.
+const DEFAULT_RECIPE: &str = "ego4d-vitb16";
 
 /// Narrated clips of Ego4D that AVION pre-trains on, as its authors give the number.
 const EGO4D_CLIPS: u64 = 4_000_000;
@@ -25,7 +29,11 @@ pub(super) fn run(args: BenchArgs) -> Result<u8> {
     }
     let resolved = match &args.config {
         Some(config) => load(config, &args.overrides)?,
-        None => Recipe::from_toml("", "defaults", &args.overrides)?,
+        // The step that others publish: one device's share of the recipe.
+        None => {
+            let one_device = ["train.batch_size=256".to_owned(), "train.micro_batch=0".to_owned()];
+            load(DEFAULT_RECIPE, &[&one_device[..], &args.overrides].concat())?
+        }
     };
     check_values(&resolved)?;
     let recipe = &resolved.recipe;
@@ -34,12 +42,14 @@ pub(super) fn run(args: BenchArgs) -> Result<u8> {
     // Full sizes take hours without matrix units.
     let small = chosen.info.backend != "cuda";
     let name = chosen.info.name.clone();
+    let target = chosen.target.clone();
     let report = on_target!(chosen.target, R, device => {
         let dtype = compute_dtype::<R>(recipe.train.precision, &device)?;
         let kind = float_kind(dtype).context("the recipe's precision has no kernels")?;
         let ws = Workspace::<R>::new(&device, kind);
         match args.what {
             BenchWhat::Step => {
+                check_device::<R>(&ClipShape::of(recipe), kind, &device)?;
                 let memory = MemoryPlan::of(recipe, kind, on_device)?;
                 let options = StepOptions {
                     steps: args.steps,
@@ -47,7 +57,8 @@ pub(super) fn run(args: BenchArgs) -> Result<u8> {
                     dataset_clips: args.dataset_clips.unwrap_or_else(|| dataset_clips(recipe)),
                     parts: !args.no_parts,
                 };
-                bench::step::run::<R>(recipe, dtype, &device, &memory, &options)?
+                let free = || device::memory_free(&target);
+                bench::step::run::<R>(recipe, dtype, &device, &memory, &options, &free)?
             }
             BenchWhat::Attention => bench::kernels::attention_report(&ws, small)?,
             BenchWhat::Gemm => bench::kernels::gemm_report(&ws, small)?,

@@ -96,7 +96,7 @@ pub fn memory_used(target: &Target) -> Option<u64> {
 }
 
 /// Bytes no process uses on the device; only CUDA's driver tells.
-fn memory_free(target: &Target) -> Option<u64> {
+pub fn memory_free(target: &Target) -> Option<u64> {
     match *target {
         #[cfg(feature = "cuda")]
         Target::Cuda(ref device) => cuda::memory_free(device.index),

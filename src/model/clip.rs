@@ -14,7 +14,9 @@ use crate::ops::patch_embed::{Frames, PatchGrid};
 use crate::ops::tensor::{Ad, AdT, float_kind};
 use crate::ops::token_embed::TokenIds;
 use crate::ops::workspace::Workspace;
+use avion_kernels::attention::{self, AttentionShape};
 use avion_kernels::embedding::Groups;
+use avion_kernels::{FloatKind, KernelError};
 use burn::tensor::{DType, Tensor};
 use burn_cubecl::CubeRuntime;
 use std::sync::Arc;
@@ -41,6 +43,20 @@ pub struct Pass {
 impl Pass {
     /// No gradients, nothing dropped.
     pub const INFERENCE: Pass = Pass { plan: None, drop_path: None };
+}
+
+/// Whether the device has kernels for the model: asked before anything is allocated or launched.
+///
+/// # Errors
+/// [`KernelError`] with the operation, the shapes and what is supported.
+pub fn check_device<R: CubeRuntime>(shape: &ClipShape, kind: FloatKind, device: &R::Device) -> Result<(), KernelError> {
+    let client = R::client(device);
+    for (tower, tokens, causal) in [(shape.vision, shape.tokens(), false), (shape.text, shape.context, true)] {
+        let (heads, head_dim) = (tower.heads, tower.width / tower.heads);
+        let shape = AttentionShape { batch: 1, tokens, heads, head_dim, causal, kind };
+        attention::path(&client, &shape)?;
+    }
+    Ok(())
 }
 
 impl<R: CubeRuntime> Clip<R> {

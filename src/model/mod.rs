@@ -10,6 +10,6 @@ pub mod text;
 pub mod tower;
 pub mod vision;
 
-pub use clip::{Clip, Pass};
+pub use clip::{Clip, Pass, check_device};
 pub use memory::{DeviceMemory, MemoryPlan, OverBudget};
 pub use shape::{ClipShape, TowerShape};

@@ -7,7 +7,7 @@
 use crate::ops::gemm::View;
 use crate::ops::tensor::{T, contiguous, float_kind, tensor};
 use crate::ops::workspace::{Matrix, Workspace};
-use avion_kernels::{Handle, column_sum, flat, optimizer::BLOCK};
+use avion_kernels::{Handle, arena::exact, column_sum, flat, optimizer::BLOCK};
 use burn::tensor::{DType, Shape};
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::ComputeClient;
@@ -174,9 +174,10 @@ impl<R: CubeRuntime> ParamStore<R> {
         let (offsets, len) = layout(&specs);
         let flat_values = pack(&specs, &offsets, len, values);
         let store = ParamStore {
-            values: client.create_from_slice(bytemuck::cast_slice(&flat_values)),
-            gradients: client.empty(len * 4),
-            copy: (compute_dtype != DType::F32).then(|| client.empty(len * compute_dtype.size())),
+            values: exact(&client, |client| client.create_from_slice(bytemuck::cast_slice(&flat_values))),
+            gradients: exact(&client, |client| client.empty(len * 4)),
+            copy: (compute_dtype != DType::F32)
+                .then(|| exact(&client, |client| client.empty(len * compute_dtype.size()))),
             client,
             device: device.clone(),
             specs,
@@ -272,7 +273,7 @@ impl<R: CubeRuntime> ParamStore<R> {
     /// Uploads one vector per parameter as a flat f32 buffer of this layout.
     pub fn upload(&self, values: &[Vec<f32>]) -> Handle {
         let packed = pack(&self.specs, &self.offsets, self.len, values);
-        self.client.create_from_slice(bytemuck::cast_slice(&packed))
+        exact(&self.client, |client| client.create_from_slice(bytemuck::cast_slice(&packed)))
     }
 
     /// For each block of [`BLOCK`] elements, `f` of the parameter it belongs to.

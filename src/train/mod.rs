@@ -18,7 +18,7 @@ use crate::checkpoint::{CheckpointStore, TrainState};
 use crate::config::Resolved;
 use crate::device::DeviceInfo;
 use crate::eval::retrieval::EvalSet;
-use crate::model::{DeviceMemory, MemoryPlan};
+use crate::model::{ClipShape, DeviceMemory, MemoryPlan, check_device};
 use crate::ops::tensor::float_kind;
 use crate::optim::Optimizer;
 use crate::report::{Record, Results};
@@ -68,6 +68,7 @@ pub fn run<R: CubeRuntime>(
         store.clear()?;
     }
     let kind = float_kind(dtype).ok_or_else(|| TrainError::Precision { device: info.name.clone() })?;
+    check_device::<R>(&ClipShape::of(recipe), kind, device)?;
     let on_device = DeviceMemory { free: info.memory_free, cuda: info.backend == "cuda" };
     let memory = MemoryPlan::of(recipe, kind, on_device)?;
     let client = R::client(device);

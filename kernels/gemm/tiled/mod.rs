@@ -74,8 +74,8 @@ pub fn tiled<R: Runtime>(
 
 /// Parks the caller until the device thread has taken what was launched.
 ///
-/// With 32 launches waiting, CubeCL's next one spins, and a software adapter computes on the very cores that burns: with
-/// two of them a product took a third longer. A wait costs microseconds, a product there milliseconds.
+/// With 32 launches waiting, CubeCL's next one spins, and a software adapter computes on the very cores that burns: a
+/// fifth of a core's time in a row of products. A wait costs microseconds, a product there a millisecond or more.
 fn wait_for_device_thread<R: Runtime>(client: &ComputeClient<R>) {
     // A device thread that is gone shows at the next read.
     let _ = client.exclusive(|| ());

@@ -18,8 +18,12 @@ const SMALL_TILE: u32 = 8;
 /// Tiles below which the large ones would leave cores idle.
 const ENOUGH_TILES: u32 = 32;
 
-/// The larger tile when there are enough of them and few reach past the edge.
-fn tile_for(problem: &Problem) -> u32 {
+/// The larger tile when there are enough of them and few reach past the edge; never with an epilogue that loads an element
+/// for each of its 256 results, which takes Mesa ten seconds and more to compile.
+fn tile_for(problem: &Problem, epilogue: &Epilogue) -> u32 {
+    if epilogue.residual.is_some() || epilogue.accumulate {
+        return SMALL_TILE;
+    }
     let tiles = (problem.m as u32).div_ceil(LARGE_TILE) * (problem.n as u32).div_ceil(LARGE_TILE);
     let many = tiles * (problem.outer * problem.inner) as u32 >= ENOUGH_TILES;
     if many && problem.m.min(problem.n) >= 3 * LARGE_TILE as usize { LARGE_TILE } else { SMALL_TILE }
@@ -136,7 +140,7 @@ pub fn launch<R: Runtime>(
     epilogue: Epilogue,
 ) {
     let Problem { m, n, k, outer, inner } = *problem;
-    let tile = tile_for(problem);
+    let tile = tile_for(problem, &epilogue);
     let tiles_n = (n as u32).div_ceil(tile);
     let tiles = (m as u32).div_ceil(tile) * tiles_n;
     let cubes = tiles.div_ceil(UNITS);

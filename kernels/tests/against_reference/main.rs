@@ -16,3 +16,4 @@ mod sums_and_ingest;
 mod support;
 mod typed;
 mod upload;
+mod wgsl;
