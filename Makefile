@@ -2,15 +2,15 @@
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test build check lint fmt doc clean
+.PHONY: help setup demo test check-cuda build check lint fmt doc clean
 
 CARGO ?= cargo
-# Folder of the demo's run, and more options for it: make demo ARGS="--backend wgpu"
+# Folder of the demo's run, and more options: make demo ARGS="--backend wgpu", make check-cuda ARGS=--bless
 OUTPUT ?= runs/demo
 ARGS ?=
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## Install the system packages that are missing (Debian, Ubuntu; names them elsewhere)
 	@.ci/setup.sh
@@ -22,6 +22,11 @@ demo: setup ## Build, then train and score a small model on synthetic narrated c
 
 test: setup ## Run every test that needs no special hardware
 	$(CARGO) test --release --locked --workspace
+
+check-cuda: ## Without a GPU: run the CUDA kernels on an emulator, hold their registers against kernels/cuda-budget.toml
+	@.ci/setup.sh pip
+	$(CARGO) test --release --locked --workspace --test emulated
+	"$${CARGO_TARGET_DIR:-target}/release/cuda-check" "$$(.ci/cuda-wheels.sh)" $(ARGS)
 
 build: setup ## Build the program: target/release/avion
 	$(CARGO) build --release --locked --bin avion

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Installs what the build and the tests need from the system, where it is missing. Run by `make setup`.
+# Installs what the build and the tests need from the system, where it is missing. Run by `make setup`; with the word
+# `pip`, also what `make check-cuda` needs on top.
 #
 # Each need is probed, not looked up in the package database: an FFmpeg of one's own (PKG_CONFIG_PATH), another
 # libclang (LIBCLANG_PATH) or another Vulkan driver counts too. Installs with apt; elsewhere it names the packages.
 set -euo pipefail
 
+readonly EXTRA="${1:-}"
 readonly MANIFEST="${BASH_SOURCE[0]%/*}/../Cargo.toml"
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -57,6 +59,7 @@ find_missing() {
   has_libclang || packages+=(libclang-dev)
   has_library libvulkan.so.1 || packages+=(libvulkan1)
   has_vulkan_driver || packages+=(mesa-vulkan-drivers)
+  [ "$EXTRA" != pip ] || python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)
 }
 
 # Network and mirrors fail now and then: three tries, with a pause.

@@ -2,10 +2,12 @@
 //!
 //! `output = softmax(q k^T / sqrt(head_dim)) v` for every clip and head, read by stride from the packed
 //! `[batch, tokens, 3, heads, head_dim]` and written to `[batch, tokens, heads, head_dim]`: nothing is transposed, and
-//! scores are never in memory. [`path`] says which kernels a device gets: [`flash`] with matrix instructions, else
-//! [`portable`].
+//! scores are never in memory. [`path`] says which kernels a device gets: `hopper` on GPUs that multiply by
+//! warpgroup, [`flash`] with matrix instructions, else [`portable`].
 
 pub mod flash;
+#[cfg(feature = "cuda")]
+pub mod hopper;
 pub mod pooled;
 pub mod portable;
 
@@ -77,6 +79,9 @@ impl AttentionShape {
 /// Which kernels run a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Path {
+    /// [`hopper`]: products on warpgroups.
+    #[cfg(feature = "cuda")]
+    Hopper,
     /// [`flash`]: 16 x 8 x 16 matrix instructions and asynchronous copies.
     Matrix,
     /// [`portable`].
@@ -89,6 +94,10 @@ pub enum Path {
 /// If no kernel takes the head width, the type or the sizes on this device: nothing would be launched.
 pub fn path<R: Runtime>(client: &ComputeClient<R>, shape: &AttentionShape) -> Result<Path, KernelError> {
     shape.check()?;
+    #[cfg(feature = "cuda")]
+    if hopper::supported(client, shape) {
+        return Ok(Path::Hopper);
+    }
     if flash::supported(client, shape) {
         return Ok(Path::Matrix);
     }
@@ -119,8 +128,10 @@ pub fn forward<R: Runtime>(
     lse: &Handle,
 ) -> Result<(), KernelError> {
     match path(client, shape)? {
+        #[cfg(feature = "cuda")]
+        Path::Hopper => hopper::forward(client, shape, qkv, output, lse),
         Path::Matrix => flash::forward(client, shape, qkv, output, lse),
-        Path::Portable => portable::forward(client, shape, portable::Plan::new(shape), qkv, output, lse),
+        Path::Portable => portable::forward(client, shape, portable::Plan::forward(client, shape.head_dim), qkv, output, lse),
     }
     Ok(())
 }
@@ -146,10 +157,12 @@ pub fn backward<R: Runtime>(
     delta: &Handle,
 ) -> Result<(), KernelError> {
     match path(client, shape)? {
+        #[cfg(feature = "cuda")]
+        Path::Hopper => hopper::backward(client, shape, qkv, output, lse, d_output, d_qkv, delta),
         Path::Matrix => flash::backward(client, shape, qkv, output, lse, d_output, d_qkv, delta),
         Path::Portable => {
-            let plan = portable::Plan::new(shape);
-            portable::backward(client, shape, plan, qkv, output, lse, d_output, d_qkv, delta);
+            let plans = portable::Plan::backward(client, shape.head_dim);
+            portable::backward(client, shape, plans, qkv, output, lse, d_output, d_qkv, delta);
         }
     }
     Ok(())

@@ -1,21 +1,18 @@
 //! Attention for any device: no matrix units, no plane operations, no shared memory, no barriers.
 //!
-//! A unit owns rows in registers and walks the other side. All units of a cube walk the same head, so every load in the
-//! walk has one address for the whole cube: a broadcast on a GPU, one scalar load on a software driver, where a load per
-//! lane would cost more than the arithmetic on it. Forward, the running maximum and sum are those of FlashAttention-2
-//! (Dao 2023, arXiv:2307.08691), once for [`KEYS`] keys; backward, one kernel has a unit per query row (`dQ`, `delta`),
-//! the other a unit per key row (`dK`, `dV`).
+//! A unit owns [`Plan::rows`] rows of one head in registers and walks the other side one token at a time, each token's
+//! elements loaded once for all its rows: software drivers pay for loads, not for arithmetic, and want many rows; a GPU,
+//! whose neighbouring units load the same token, has no registers for many. Forward, the running maximum and sum are those
+//! of FlashAttention-2 (Dao 2023, arXiv:2307.08691); backward, one kernel has units of query rows (`dQ`, `delta`), the
+//! other units of key rows (`dK`, `dV`).
 //!
-//! Arithmetic as for [`super::flash`], in f32 whatever the buffers hold. Bytes: as there, once for every cube of rows.
+//! Arithmetic as for [`super::flash`], in f32 whatever the buffers hold. Bytes: as there, once for every unit (from cache).
 
 use super::AttentionShape;
-use crate::{Handle, with_float};
-use cubecl::prelude::*;
+use crate::{Handle, launch::CUBES_X, with_float};
+use cubecl::{features::Plane, prelude::*};
 
 type N4 = Const<4>;
-
-/// Keys between two updates of the running maximum.
-const KEYS: u32 = 4;
 
 /// Largest head width: beyond it a row no longer fits in any GPU's registers.
 pub const MAX_HEAD_DIM: usize = 128;
@@ -24,11 +21,13 @@ pub const MAX_HEAD_DIM: usize = 128;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Plan {
     pub head_dim: u32,
-    pub causal: bool,
     /// Units per cube.
     pub units: u32,
     /// Rows per unit.
     pub rows: u32,
+    /// Whether all loops over a row's elements are unrolled, which keeps rows in registers on a GPU. A software driver
+    /// has none to keep, and compiles the longer the more loads there are.
+    pub in_registers: bool,
 }
 
 /// Whether the kernels are made for this head width.
@@ -36,36 +35,77 @@ pub fn supported(head_dim: usize) -> bool {
     head_dim > 0 && head_dim <= MAX_HEAD_DIM && head_dim.is_multiple_of(8)
 }
 
-/// Element `row * len / rows + i` of a list is row `row`'s: registers, when the indices are known at compile time.
+/// `rows * len` vectors of rows `row..` (the last again past the end), times a factor: in registers, when all indices
+/// are known at compile time.
 #[cube]
-fn load_row<F: Float>(
+fn load_rows<F: Float>(
     src: &Array<Vector<F, N4>>,
-    at: u32,
-    row: &mut Array<Vector<f32, N4>>,
-    #[comptime] first: u32,
-    #[comptime] len: u32,
+    base: u32,
+    stride: u32,
+    row: u32,
+    tokens: u32,
     factor: f32,
+    #[comptime] plan: Plan,
+) -> Array<Vector<f32, N4>> {
+    let len = comptime!(plan.head_dim / 4);
+    let mut out = Array::<Vector<f32, N4>>::new(comptime!((plan.rows * len) as usize));
+    #[unroll(plan.in_registers)]
+    for r in 0..plan.rows {
+        let at = base + min(row + r, tokens - 1) * stride;
+        #[unroll(plan.in_registers)]
+        for c in 0..len {
+            let x = Vector::<f32, N4>::cast_from(src[(at + c) as usize]);
+            out[(r * len + c) as usize] = x * Vector::new(factor);
+        }
+    }
+    out
+}
+
+/// Rows `row..` that are not past the end, times a factor.
+#[cube]
+fn store_rows<F: Float>(
+    dst: &mut Array<Vector<F, N4>>,
+    rows: &Array<Vector<f32, N4>>,
+    base: u32,
+    stride: u32,
+    row: u32,
+    tokens: u32,
+    factors: &Array<f32>,
+    #[comptime] plan: Plan,
 ) {
-    #[unroll]
-    for c in 0..len {
-        let x = Vector::<f32, N4>::cast_from(src[(at + c) as usize]);
-        row[comptime!((first + c) as usize)] = x * Vector::new(factor);
+    let len = comptime!(plan.head_dim / 4);
+    #[unroll(plan.in_registers)]
+    for r in 0..plan.rows {
+        if row + r < tokens {
+            let at = base + (row + r) * stride;
+            #[unroll(plan.in_registers)]
+            for c in 0..len {
+                let x = rows[(r * len + c) as usize] * Vector::new(factors[r as usize]);
+                dst[(at + c) as usize] = Vector::cast_from(x);
+            }
+        }
     }
 }
 
+/// One row, in registers.
 #[cube]
-fn store_row<F: Float>(
-    dst: &mut Array<Vector<F, N4>>,
-    at: u32,
-    row: &Array<Vector<f32, N4>>,
-    #[comptime] first: u32,
-    #[comptime] len: u32,
-    factor: f32,
-) {
+fn load_token<F: Float>(src: &Array<Vector<F, N4>>, at: u32, #[comptime] len: u32) -> Array<Vector<f32, N4>> {
+    let mut out = Array::<Vector<f32, N4>>::new(comptime!(len as usize));
     #[unroll]
     for c in 0..len {
-        dst[(at + c) as usize] = Vector::cast_from(row[comptime!((first + c) as usize)] * Vector::new(factor));
+        out[c as usize] = Vector::cast_from(src[(at + c) as usize]);
     }
+    out
+}
+
+#[cube]
+fn same_factor(factor: f32, #[comptime] rows: u32) -> Array<f32> {
+    let mut out = Array::<f32>::new(comptime!(rows as usize));
+    #[unroll]
+    for r in 0..rows {
+        out[r as usize] = factor;
+    }
+    out
 }
 
 #[cube]
@@ -83,7 +123,48 @@ fn sum4(x: Vector<f32, N4>) -> f32 {
     (x[0usize] + x[1usize]) + (x[2usize] + x[3usize])
 }
 
-/// Grid `(row blocks, heads, clips)`.
+/// Where a unit's work lies.
+#[derive(CubeType, Clone, Copy)]
+struct Place {
+    /// Whether there is any.
+    active: bool,
+    /// Its first row.
+    row: u32,
+    /// Its head's first token: of q, k and v in `qkv`, of `output`, of `lse`.
+    q: u32,
+    k: u32,
+    v: u32,
+    out: u32,
+    stats: u32,
+    /// From one token to the next, in `qkv` and in `output`.
+    stride: u32,
+    out_stride: u32,
+}
+
+/// Units in order of clip, head and row.
+#[cube]
+fn place(tokens: u32, heads: u32, work: u32, #[comptime] plan: Plan) -> Place {
+    let len = comptime!(plan.head_dim / 4);
+    let unit = ABSOLUTE_POS as u32;
+    let blocks = (tokens + comptime!(plan.rows - 1)) / comptime!(plan.rows);
+    let head = unit / blocks;
+    let clip = head / heads;
+    let stride = 3 * heads * len;
+    let q = clip * tokens * stride + (head % heads) * len;
+    Place {
+        active: unit < work,
+        row: (unit % blocks) * comptime!(plan.rows),
+        q,
+        k: q + heads * len,
+        v: q + 2 * heads * len,
+        out: clip * tokens * heads * len + (head % heads) * len,
+        stats: head * tokens,
+        stride,
+        out_stride: heads * len,
+    }
+}
+
+/// Units are `work` in number; `causal` is 0 or 1.
 #[cube(launch_unchecked)]
 fn forward_kernel<F: Float>(
     qkv: &Array<Vector<F, N4>>,
@@ -91,102 +172,70 @@ fn forward_kernel<F: Float>(
     lse: &mut Array<f32>,
     tokens: u32,
     heads: u32,
+    work: u32,
+    causal: u32,
     scale: f32,
     #[comptime] plan: Plan,
 ) {
-    let (len, rows, units) = comptime!((plan.head_dim / 4, plan.rows, plan.units));
-    let stride = 3 * heads * len;
-    let q_base = CUBE_POS_Z * tokens * stride + CUBE_POS_Y * len;
-    let k_base = q_base + heads * len;
-    let v_base = k_base + heads * len;
-    let block = CUBE_POS_X * comptime!(units * rows);
-
-    let mut q = zeros(comptime!(rows * len));
-    let mut acc = zeros(comptime!(rows * len));
-    let mut top = Array::<f32>::new(comptime!(rows as usize));
-    let mut sum = Array::<f32>::new(comptime!(rows as usize));
-    #[unroll]
-    for r in 0..rows {
-        let at = min(block + UNIT_POS + comptime!(r * units), tokens - 1);
-        load_row::<F>(qkv, q_base + at * stride, &mut q, comptime!(r * len), len, scale);
-        top[r as usize] = f32::new(-1.0e30);
-        sum[r as usize] = f32::new(0.0);
-    }
-    let mut end = tokens;
-    if comptime!(plan.causal) {
-        end = min(tokens, block + comptime!(units * rows));
-    }
-    for group in 0..(end + comptime!(KEYS - 1)) / KEYS {
-        let mut w = Array::<f32>::new(comptime!((rows * KEYS) as usize));
-        #[unroll]
-        for key in 0..KEYS {
-            let j = group * KEYS + key;
-            let at = k_base + min(j, tokens - 1) * stride;
-            let mut dots = zeros(rows);
+    let (len, rows) = comptime!((plan.head_dim / 4, plan.rows));
+    let at = place(tokens, heads, work, plan);
+    if at.active {
+        let q = load_rows::<F>(qkv, at.q, at.stride, at.row, tokens, scale, plan);
+        let mut acc = zeros(comptime!(rows * len));
+        let mut top = same_factor(f32::new(-1.0e30), rows);
+        let mut sum = same_factor(f32::new(0.0), rows);
+        let mut end = tokens;
+        if causal == 1 {
+            end = min(tokens, at.row + rows);
+        }
+        for j in 0..end {
+            let k_at = at.k + j * at.stride;
+            let mut scores = zeros(rows);
             #[unroll]
             for c in 0..len {
-                let k = Vector::<f32, N4>::cast_from(qkv[(at + c) as usize]);
+                let k = Vector::<f32, N4>::cast_from(qkv[(k_at + c) as usize]);
                 #[unroll]
                 for r in 0..rows {
-                    dots[r as usize] += q[comptime!((r * len + c) as usize)] * k;
+                    scores[r as usize] += q[comptime!((r * len + c) as usize)] * k;
                 }
             }
+            let mut factors = Array::<f32>::new(comptime!(rows as usize));
+            let mut weights = Array::<f32>::new(comptime!(rows as usize));
             #[unroll]
             for r in 0..rows {
-                let mut seen = j < tokens;
-                if comptime!(plan.causal) {
-                    seen = seen && j <= block + UNIT_POS + comptime!(r * units);
+                let seen = causal == 0 || j <= at.row + r;
+                let x = select(seen, sum4(scores[r as usize]), f32::new(-1.0e30));
+                let higher = max(top[r as usize], x);
+                let factor = (top[r as usize] - higher).exp();
+                let weight = (x - higher).exp();
+                sum[r as usize] = sum[r as usize] * factor + weight;
+                top[r as usize] = higher;
+                factors[r as usize] = factor;
+                weights[r as usize] = weight;
+            }
+            let v_at = at.v + j * at.stride;
+            #[unroll]
+            for c in 0..len {
+                let v = Vector::<f32, N4>::cast_from(qkv[(v_at + c) as usize]);
+                #[unroll]
+                for r in 0..rows {
+                    let i = comptime!((r * len + c) as usize);
+                    acc[i] = acc[i] * Vector::new(factors[r as usize]) + v * Vector::new(weights[r as usize]);
                 }
-                w[comptime!((r * KEYS + key) as usize)] = select(seen, sum4(dots[r as usize]), f32::new(-1.0e30));
             }
         }
         #[unroll]
         for r in 0..rows {
-            let mut higher = top[r as usize];
-            #[unroll]
-            for key in 0..KEYS {
-                higher = max(higher, w[comptime!((r * KEYS + key) as usize)]);
+            if at.row + r < tokens {
+                lse[(at.stats + at.row + r) as usize] = top[r as usize] + sum[r as usize].ln();
             }
-            let factor = (top[r as usize] - higher).exp();
-            let mut total = sum[r as usize] * factor;
-            #[unroll]
-            for key in 0..KEYS {
-                let x = (w[comptime!((r * KEYS + key) as usize)] - higher).exp();
-                w[comptime!((r * KEYS + key) as usize)] = x;
-                total += x;
-            }
-            sum[r as usize] = total;
-            top[r as usize] = higher;
-            #[unroll]
-            for c in 0..len {
-                acc[comptime!((r * len + c) as usize)] *= Vector::new(factor);
-            }
+            sum[r as usize] = f32::new(1.0) / sum[r as usize];
         }
-        #[unroll]
-        for key in 0..KEYS {
-            let at = v_base + min(group * KEYS + key, tokens - 1) * stride;
-            #[unroll]
-            for c in 0..len {
-                let v = Vector::<f32, N4>::cast_from(qkv[(at + c) as usize]);
-                #[unroll]
-                for r in 0..rows {
-                    acc[comptime!((r * len + c) as usize)] += v * Vector::new(w[comptime!((r * KEYS + key) as usize)]);
-                }
-            }
-        }
-    }
-    #[unroll]
-    for r in 0..rows {
-        let row = block + UNIT_POS + comptime!(r * units);
-        if row < tokens {
-            let at = (CUBE_POS_Z * tokens + row) * heads * len + CUBE_POS_Y * len;
-            store_row::<F>(output, at, &acc, comptime!(r * len), len, f32::new(1.0) / sum[r as usize]);
-            lse[((CUBE_POS_Z * heads + CUBE_POS_Y) * tokens + row) as usize] = top[r as usize] + sum[r as usize].ln();
-        }
+        store_rows::<F>(output, &acc, at.out, at.out_stride, at.row, tokens, &sum, plan);
     }
 }
 
-/// `dQ` and `delta`. Grid `(row blocks, heads, clips)`.
+/// `dQ` and `delta`; scalars as in the forward kernel.
 #[cube(launch_unchecked)]
 fn query_kernel<F: Float>(
     qkv: &Array<Vector<F, N4>>,
@@ -197,87 +246,66 @@ fn query_kernel<F: Float>(
     delta: &mut Array<f32>,
     tokens: u32,
     heads: u32,
+    work: u32,
+    causal: u32,
     scale: f32,
     #[comptime] plan: Plan,
 ) {
-    let (len, rows, units) = comptime!((plan.head_dim / 4, plan.rows, plan.units));
-    let stride = 3 * heads * len;
-    let q_base = CUBE_POS_Z * tokens * stride + CUBE_POS_Y * len;
-    let k_base = q_base + heads * len;
-    let v_base = k_base + heads * len;
-    let row_base = (CUBE_POS_Z * heads + CUBE_POS_Y) * tokens;
-    let block = CUBE_POS_X * comptime!(units * rows);
-
-    let mut q = zeros(comptime!(rows * len));
-    let mut g = zeros(comptime!(rows * len));
-    let mut dq = zeros(comptime!(rows * len));
-    let mut offset = Array::<f32>::new(comptime!(rows as usize));
-    let mut dot = Array::<f32>::new(comptime!(rows as usize));
-    #[unroll]
-    for r in 0..rows {
-        let row = block + UNIT_POS + comptime!(r * units);
-        let at = min(row, tokens - 1);
-        load_row::<F>(qkv, q_base + at * stride, &mut q, comptime!(r * len), len, scale);
-        let out_at = (CUBE_POS_Z * tokens + at) * heads * len + CUBE_POS_Y * len;
-        load_row::<F>(d_output, out_at, &mut g, comptime!(r * len), len, f32::new(1.0));
-        let mut parts = Vector::<f32, N4>::new(0.0f32);
-        #[unroll]
-        for c in 0..len {
-            let o = Vector::<f32, N4>::cast_from(output[(out_at + c) as usize]);
-            parts += o * g[comptime!((r * len + c) as usize)];
+    let (len, rows) = comptime!((plan.head_dim / 4, plan.rows));
+    let at = place(tokens, heads, work, plan);
+    if at.active {
+        let q = load_rows::<F>(qkv, at.q, at.stride, at.row, tokens, scale, plan);
+        let g = load_rows::<F>(d_output, at.out, at.out_stride, at.row, tokens, f32::new(1.0), plan);
+        let mut dq = zeros(comptime!(rows * len));
+        let mut offset = same_factor(f32::new(0.0), rows);
+        let mut dot = same_factor(f32::new(0.0), rows);
+        #[unroll(plan.in_registers)]
+        for r in 0..plan.rows {
+            let row = min(at.row + r, tokens - 1);
+            let mut parts = Vector::<f32, N4>::new(0.0f32);
+            #[unroll(plan.in_registers)]
+            for c in 0..len {
+                let o = Vector::<f32, N4>::cast_from(output[(at.out + row * at.out_stride + c) as usize]);
+                parts += o * g[(r * len + c) as usize];
+            }
+            dot[r as usize] = sum4(parts);
+            offset[r as usize] = lse[(at.stats + row) as usize];
+            delta[(at.stats + row) as usize] = dot[r as usize];
         }
-        dot[r as usize] = sum4(parts);
-        offset[r as usize] = lse[(row_base + at) as usize];
-        if row < tokens {
-            delta[(row_base + row) as usize] = dot[r as usize];
+        let mut end = tokens;
+        if causal == 1 {
+            end = min(tokens, at.row + rows);
         }
-    }
-    let mut end = tokens;
-    if comptime!(plan.causal) {
-        end = min(tokens, block + comptime!(units * rows));
-    }
-    for j in 0..end {
-        let (k_at, v_at) = (k_base + j * stride, v_base + j * stride);
-        let mut scores = zeros(rows);
-        let mut dp = zeros(rows);
-        #[unroll]
-        for c in 0..len {
-            let k = Vector::<f32, N4>::cast_from(qkv[(k_at + c) as usize]);
-            let v = Vector::<f32, N4>::cast_from(qkv[(v_at + c) as usize]);
+        for j in 0..end {
+            let (k_at, v_at) = (at.k + j * at.stride, at.v + j * at.stride);
+            let k = load_token::<F>(qkv, k_at, len);
+            let mut scores = zeros(rows);
+            let mut dp = zeros(rows);
+            #[unroll]
+            for c in 0..len {
+                let v = Vector::<f32, N4>::cast_from(qkv[(v_at + c) as usize]);
+                #[unroll]
+                for r in 0..rows {
+                    scores[r as usize] += q[comptime!((r * len + c) as usize)] * k[c as usize];
+                    dp[r as usize] += g[comptime!((r * len + c) as usize)] * v;
+                }
+            }
             #[unroll]
             for r in 0..rows {
-                scores[r as usize] += q[comptime!((r * len + c) as usize)] * k;
-                dp[r as usize] += g[comptime!((r * len + c) as usize)] * v;
+                let seen = causal == 0 || j <= at.row + r;
+                let p = select(seen, (sum4(scores[r as usize]) - offset[r as usize]).exp(), f32::new(0.0));
+                let ds = p * (sum4(dp[r as usize]) - dot[r as usize]);
+                #[unroll]
+                for c in 0..len {
+                    dq[comptime!((r * len + c) as usize)] += k[c as usize] * Vector::new(ds);
+                }
             }
         }
-        let mut ds = Array::<f32>::new(comptime!(rows as usize));
-        #[unroll]
-        for r in 0..rows {
-            let mut p = (sum4(scores[r as usize]) - offset[r as usize]).exp();
-            if comptime!(plan.causal) {
-                p = select(j <= block + UNIT_POS + comptime!(r * units), p, f32::new(0.0));
-            }
-            ds[r as usize] = p * (sum4(dp[r as usize]) - dot[r as usize]);
-        }
-        #[unroll]
-        for c in 0..len {
-            let k = Vector::<f32, N4>::cast_from(qkv[(k_at + c) as usize]);
-            #[unroll]
-            for r in 0..rows {
-                dq[comptime!((r * len + c) as usize)] += k * Vector::new(ds[r as usize]);
-            }
-        }
-    }
-    #[unroll]
-    for r in 0..rows {
-        let row = block + UNIT_POS + comptime!(r * units);
-        if row < tokens {
-            store_row::<F>(d_qkv, q_base + row * stride, &dq, comptime!(r * len), len, scale);
-        }
+        store_rows::<F>(d_qkv, &dq, at.q, at.stride, at.row, tokens, &same_factor(scale, rows), plan);
     }
 }
 
-/// `dK` and `dV`. Grid `(row blocks, heads, clips)`.
+/// `dK` and `dV`; scalars as in the forward kernel.
 #[cube(launch_unchecked)]
 fn key_kernel<F: Float>(
     qkv: &Array<Vector<F, N4>>,
@@ -287,88 +315,76 @@ fn key_kernel<F: Float>(
     d_qkv: &mut Array<Vector<F, N4>>,
     tokens: u32,
     heads: u32,
+    work: u32,
+    causal: u32,
     scale: f32,
     #[comptime] plan: Plan,
 ) {
-    let (len, rows, units) = comptime!((plan.head_dim / 4, plan.rows, plan.units));
-    let stride = 3 * heads * len;
-    let q_base = CUBE_POS_Z * tokens * stride + CUBE_POS_Y * len;
-    let k_base = q_base + heads * len;
-    let v_base = k_base + heads * len;
-    let row_base = (CUBE_POS_Z * heads + CUBE_POS_Y) * tokens;
-    let block = CUBE_POS_X * comptime!(units * rows);
-
-    let mut k = zeros(comptime!(rows * len));
-    let mut v = zeros(comptime!(rows * len));
-    let mut dk = zeros(comptime!(rows * len));
-    let mut dv = zeros(comptime!(rows * len));
-    #[unroll]
-    for r in 0..rows {
-        let at = min(block + UNIT_POS + comptime!(r * units), tokens - 1);
-        load_row::<F>(qkv, k_base + at * stride, &mut k, comptime!(r * len), len, scale);
-        load_row::<F>(qkv, v_base + at * stride, &mut v, comptime!(r * len), len, f32::new(1.0));
-    }
-    let mut start = 0u32.runtime();
-    if comptime!(plan.causal) {
-        start = block;
-    }
-    for i in start..tokens {
-        let q_at = q_base + i * stride;
-        let g_at = (CUBE_POS_Z * tokens + i) * heads * len + CUBE_POS_Y * len;
-        let mut scores = zeros(rows);
-        let mut dp = zeros(rows);
-        #[unroll]
-        for c in 0..len {
-            let q = Vector::<f32, N4>::cast_from(qkv[(q_at + c) as usize]);
-            let g = Vector::<f32, N4>::cast_from(d_output[(g_at + c) as usize]);
+    let (len, rows) = comptime!((plan.head_dim / 4, plan.rows));
+    let at = place(tokens, heads, work, plan);
+    if at.active {
+        let k = load_rows::<F>(qkv, at.k, at.stride, at.row, tokens, scale, plan);
+        let v = load_rows::<F>(qkv, at.v, at.stride, at.row, tokens, f32::new(1.0), plan);
+        let mut dk = zeros(comptime!(rows * len));
+        let mut dv = zeros(comptime!(rows * len));
+        let mut start = 0u32.runtime();
+        if causal == 1 {
+            start = at.row;
+        }
+        for i in start..tokens {
+            let q = load_token::<F>(qkv, at.q + i * at.stride, len);
+            let g = load_token::<F>(d_output, at.out + i * at.out_stride, len);
+            let (offset, dot) = (lse[(at.stats + i) as usize], delta[(at.stats + i) as usize]);
             #[unroll]
             for r in 0..rows {
-                scores[r as usize] += k[comptime!((r * len + c) as usize)] * q;
-                dp[r as usize] += v[comptime!((r * len + c) as usize)] * g;
+                let mut scores = Vector::<f32, N4>::new(0.0f32);
+                let mut dp = Vector::<f32, N4>::new(0.0f32);
+                #[unroll]
+                for c in 0..len {
+                    scores += k[comptime!((r * len + c) as usize)] * q[c as usize];
+                    dp += v[comptime!((r * len + c) as usize)] * g[c as usize];
+                }
+                let seen = causal == 0 || i >= at.row + r;
+                let p = select(seen, (sum4(scores) - offset).exp(), f32::new(0.0));
+                let ds = p * (sum4(dp) - dot);
+                #[unroll]
+                for c in 0..len {
+                    dk[comptime!((r * len + c) as usize)] += q[c as usize] * Vector::new(ds);
+                    dv[comptime!((r * len + c) as usize)] += g[c as usize] * Vector::new(p);
+                }
             }
         }
-        let (offset, dot) = (lse[(row_base + i) as usize], delta[(row_base + i) as usize]);
-        let mut p = Array::<f32>::new(comptime!(rows as usize));
-        let mut ds = Array::<f32>::new(comptime!(rows as usize));
-        #[unroll]
-        for r in 0..rows {
-            let mut x = (sum4(scores[r as usize]) - offset).exp();
-            if comptime!(plan.causal) {
-                x = select(i >= block + UNIT_POS + comptime!(r * units), x, f32::new(0.0));
-            }
-            p[r as usize] = x;
-            ds[r as usize] = x * (sum4(dp[r as usize]) - dot);
-        }
-        #[unroll]
-        for c in 0..len {
-            let q = Vector::<f32, N4>::cast_from(qkv[(q_at + c) as usize]);
-            let g = Vector::<f32, N4>::cast_from(d_output[(g_at + c) as usize]);
-            #[unroll]
-            for r in 0..rows {
-                dk[comptime!((r * len + c) as usize)] += q * Vector::new(ds[r as usize]);
-                dv[comptime!((r * len + c) as usize)] += g * Vector::new(p[r as usize]);
-            }
-        }
-    }
-    #[unroll]
-    for r in 0..rows {
-        let row = block + UNIT_POS + comptime!(r * units);
-        if row < tokens {
-            store_row::<F>(d_qkv, k_base + row * stride, &dk, comptime!(r * len), len, scale);
-            store_row::<F>(d_qkv, v_base + row * stride, &dv, comptime!(r * len), len, f32::new(1.0));
-        }
+        store_rows::<F>(d_qkv, &dk, at.k, at.stride, at.row, tokens, &same_factor(scale, rows), plan);
+        let ones = same_factor(f32::new(1.0), rows);
+        store_rows::<F>(d_qkv, &dv, at.v, at.stride, at.row, tokens, &ones, plan);
     }
 }
 
 impl Plan {
-    /// For a shape's head width and mask.
-    pub fn new(shape: &AttentionShape) -> Self {
-        Plan { head_dim: shape.head_dim as u32, causal: shape.causal, units: 64, rows: 1 }
+    /// The forward kernel's, on this device.
+    pub fn forward<R: Runtime>(client: &ComputeClient<R>, head_dim: usize) -> Self {
+        Self::new(client, head_dim, 5)
     }
 
-    fn grid(&self, shape: &AttentionShape) -> (CubeCount, CubeDim) {
-        let blocks = (shape.tokens as u32).div_ceil(self.units * self.rows);
-        (CubeCount::Static(blocks, shape.heads as u32, shape.batch as u32), CubeDim::new_1d(self.units))
+    /// Those of the kernel for `dQ` and of the one for `dK` and `dV`, which hold more for each row.
+    pub fn backward<R: Runtime>(client: &ComputeClient<R>, head_dim: usize) -> [Self; 2] {
+        [3, 3].map(|rows| Self::new(client, head_dim, rows))
+    }
+
+    /// With `rows` rows a unit for heads of 32 on a device without plane operations: a software driver. More rows would run
+    /// faster still, but compile for much longer.
+    fn new<R: Runtime>(client: &ComputeClient<R>, head_dim: usize, rows: usize) -> Self {
+        let software = !client.features().plane.contains(Plane::Ops);
+        let (units, rows) = if software { (8, (rows * 32 / head_dim).clamp(1, 8)) } else { (64, 1) };
+        Plan { head_dim: head_dim as u32, units, rows: rows as u32, in_registers: !software }
+    }
+
+    /// Units with work, and the cubes for them.
+    fn grid(&self, shape: &AttentionShape) -> (u32, CubeCount, CubeDim) {
+        let work = shape.tokens.div_ceil(self.rows as usize) * shape.heads * shape.batch;
+        let cubes = work.div_ceil(self.units as usize) as u32;
+        let x = cubes.min(CUBES_X);
+        (work as u32, CubeCount::Static(x, cubes.div_ceil(x), 1), CubeDim::new_1d(self.units))
     }
 }
 
@@ -382,7 +398,7 @@ pub fn forward<R: Runtime>(
     output: &Handle,
     lse: &Handle,
 ) {
-    let (count, dim) = plan.grid(shape);
+    let (work, count, dim) = plan.grid(shape);
     with_float!(shape.kind, F => unsafe {
         // SAFETY: every array has the length given; rows past the end are clamped on load and not stored.
         forward_kernel::launch_unchecked::<F, R>(
@@ -394,6 +410,8 @@ pub fn forward<R: Runtime>(
             ArrayArg::from_raw_parts(lse.clone(), shape.lse_len()),
             shape.tokens as u32,
             shape.heads as u32,
+            work,
+            shape.causal as u32,
             shape.scale(),
             plan,
         )
@@ -405,7 +423,7 @@ pub fn forward<R: Runtime>(
 pub fn backward<R: Runtime>(
     client: &ComputeClient<R>,
     shape: &AttentionShape,
-    plan: Plan,
+    [query, key]: [Plan; 2],
     qkv: &Handle,
     output: &Handle,
     lse: &Handle,
@@ -413,21 +431,22 @@ pub fn backward<R: Runtime>(
     d_qkv: &Handle,
     delta: &Handle,
 ) {
-    let (tokens, heads) = (shape.tokens as u32, shape.heads as u32);
+    let (tokens, heads, causal) = (shape.tokens as u32, shape.heads as u32, shape.causal as u32);
     with_float!(shape.kind, F => unsafe {
         let packed = |handle: &Handle| ArrayArg::from_raw_parts(handle.clone(), shape.qkv_len());
         let per_token = |handle: &Handle| ArrayArg::from_raw_parts(handle.clone(), shape.output_len());
         let per_row = |handle: &Handle| ArrayArg::from_raw_parts(handle.clone(), shape.lse_len());
         // SAFETY: as in `forward`.
-        let (count, dim) = plan.grid(shape);
+        let (work, count, dim) = query.grid(shape);
         query_kernel::launch_unchecked::<F, R>(
             client, count, dim, packed(qkv), per_token(output), per_row(lse), per_token(d_output), packed(d_qkv),
-            per_row(delta), tokens, heads, shape.scale(), plan,
+            per_row(delta), tokens, heads, work, causal,
+            shape.scale(), query,
         );
-        let (count, dim) = plan.grid(shape);
+        let (work, count, dim) = key.grid(shape);
         key_kernel::launch_unchecked::<F, R>(
             client, count, dim, packed(qkv), per_row(lse), per_row(delta), per_token(d_output), packed(d_qkv), tokens,
-            heads, shape.scale(), plan,
+            heads, work, causal, shape.scale(), key,
         );
     });
 }

@@ -102,6 +102,15 @@ fn frames_of<'a>(batch: &'a ClipBatch, clips: &Range<usize>) -> &'a [u8] {
     &batch.frames[clips.start * bytes..clips.end * bytes]
 }
 
+/// Puts `logit_scale` back into `[0, MAX_LOGIT_SCALE]` where it is learned.
+pub fn clamp_temperature<R: CubeRuntime>(clip: &Clip<R>) {
+    if !clip.shape.learn_temperature {
+        return;
+    }
+    let clamped = primitive(clip.logit_scale.value::<1>().clamp(0.0, MAX_LOGIT_SCALE));
+    flat::cast(&clip.params.client, &clamped.handle, clip.logit_scale.value_handle(), FloatKind::F32, 1);
+}
+
 /// Sends `gradients` back through the graphs of `features`. The text's goes first: it then no longer holds memory while
 /// the video's, the larger, needs most.
 fn backward<R: CubeRuntime>([video, text]: [AdT<R, 2>; 2], [d_video, d_text]: [T<R, 2>; 2]) {
@@ -160,13 +169,7 @@ impl<R: CubeRuntime> Task<R> for ContrastiveTask<R> {
     }
 
     fn constrain(&self) {
-        if !self.clip.shape.learn_temperature {
-            return;
-        }
-        let params = &self.clip.params;
-        let clamped = primitive(self.clip.logit_scale.value::<1>().clamp(0.0, MAX_LOGIT_SCALE));
-        let value = primitive(self.clip.logit_scale.value::<1>());
-        flat::cast(&params.client, &clamped.handle, &value.handle, FloatKind::F32, 1);
+        clamp_temperature(&self.clip);
     }
 
     fn logit_scale(&self) -> Option<Handle> {

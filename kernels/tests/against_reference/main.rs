@@ -5,6 +5,7 @@
 mod activation;
 mod attention;
 mod contrastive;
+mod device;
 mod embedding;
 mod gemm;
 mod layer_norm;

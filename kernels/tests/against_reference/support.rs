@@ -1,15 +1,9 @@
 //! What every test here needs: a client, random values, and a comparison that cannot pass by accident.
 
-use cubecl::prelude::*;
-use cubecl::wgpu::{WgpuDevice, WgpuRuntime};
+pub use crate::device::{Client, client};
+use cubecl::prelude::CubePrimitive;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
-
-pub type Client = ComputeClient<WgpuRuntime>;
-
-pub fn client() -> Client {
-    WgpuRuntime::client(&WgpuDevice::default())
-}
 
 pub fn values(rng: &mut ChaCha8Rng, len: usize) -> Vec<f32> {
     (0..len).map(|i| rng.random_range(-1.0..1.0f32) * if i % 97 == 13 { 30.0 } else { 1.0 }).collect()

@@ -1,0 +1,294 @@
+//! FlashAttention for Hopper GPUs in CUDA C++: products on whole warpgroups (`wgmma`), copies by a warpgroup of their own.
+//!
+//! Computes what [`super::forward`] and [`super::backward`] say for heads of 64. Forward is two products of
+//! `2 tokens^2 head_dim` operations per head, the backward seven (scores and their gradients are computed twice, once
+//! for the queries' gradient and once for the keys' and values'): no sum is shared between blocks, so results repeat to
+//! the bit and no f32 copy of the gradient is in memory. At 785 tokens the exponentials cost as much as the products.
+//!
+//! Sources: FlashAttention-2 (Dao, 2023) for the recurrences; FlashAttention-3 (Shah et al., 2024) for warp
+//! specialisation and turns between warpgroups. `hopper/common.cu` describes the design; the text is compiled by
+//! CubeCL's NVRTC at the first launch of each variant.
+
+use super::AttentionShape;
+use crate::{FloatKind, Handle};
+use cubecl::cuda::{CudaCompiler, CudaRuntime};
+use cubecl::features::Tma;
+use cubecl::prelude::*;
+use cubecl::server::{KernelArguments, MetadataBindingInfo};
+use cubecl::{CompilationError, Compiler, CubeTask, Info};
+use cubecl_cpp::ComputeKernel;
+use cubecl_cpp::shared::{Body, Elem, Flags, Item, SharedMemory};
+use std::any::Any;
+
+/// The head dimension these kernels are written for.
+pub const HEAD_DIM: usize = 64;
+
+const COMMON: &str = include_str!("hopper/common.cu");
+
+/// Changes with any of the texts, so that compiled kernels kept on disk are not taken for newer ones.
+const TEXT: u64 = {
+    let parts = [COMMON, Pass::Forward.text(), Pass::Query.text(), Pass::KeyValue.text()];
+    let (mut hash, mut part) = (0xcbf2_9ce4_8422_2325u64, 0);
+    while part < parts.len() {
+        let (bytes, mut i) = (parts[part].as_bytes(), 0);
+        while i < bytes.len() {
+            hash = (hash ^ bytes[i] as u64).wrapping_mul(0x0100_0000_01b3);
+            i += 1;
+        }
+        part += 1;
+    }
+    hash
+};
+
+/// One of the three kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Pass {
+    Forward,
+    /// `dQ` and `delta`; runs before [`Pass::KeyValue`], which reads `delta`.
+    Query,
+    KeyValue,
+}
+
+impl Pass {
+    const fn text(self) -> &'static str {
+        match self {
+            Pass::Forward => include_str!("hopper/forward.cu"),
+            Pass::Query => include_str!("hopper/query.cu"),
+            Pass::KeyValue => include_str!("hopper/key_value.cu"),
+        }
+    }
+
+    fn entry(self) -> &'static str {
+        match self {
+            Pass::Forward => "avion_attention_forward",
+            Pass::Query => "avion_attention_query",
+            Pass::KeyValue => "avion_attention_key_value",
+        }
+    }
+
+    /// Stationary matrices, f32 values per stationary row, f32 values per streamed row: as in the kernel's `Layout`.
+    fn shared(self) -> (usize, usize, usize) {
+        match self {
+            Pass::Forward => (1, 0, 0),
+            Pass::Query => (3, 1, 0),
+            Pass::KeyValue => (2, 0, 2),
+        }
+    }
+}
+
+/// How one kernel is compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Variant {
+    pass: Pass,
+    /// Warpgroups that compute; each owns 64 rows.
+    groups: usize,
+    /// Rows of a streamed tile.
+    streamed: usize,
+    /// Tiles in flight.
+    stages: usize,
+    causal: bool,
+    half: bool,
+}
+
+impl Variant {
+    /// Measured best on an H200. Short sequences waste fewer rows with two groups; with three, more warps hide the
+    /// softmax's latency, but only the forward kernel has registers for that.
+    fn new(pass: Pass, shape: &AttentionShape) -> Self {
+        let (groups, streamed, stages) = match pass {
+            Pass::Forward if shape.tokens < 512 => {
+                let padded = |streamed| shape.tokens.next_multiple_of(streamed);
+                if padded(112) < padded(80) { (2, 112, 3) } else { (2, 80, 4) }
+            }
+            Pass::Forward if shape.tokens < 1024 => (3, 80, 4),
+            Pass::Forward => (3, 112, 3),
+            Pass::Query | Pass::KeyValue => (2, 80, 4),
+        };
+        Variant { pass, groups, streamed, stages, causal: shape.causal, half: shape.kind == FloatKind::F16 }
+    }
+
+    fn rows(&self) -> usize {
+        64 * self.groups
+    }
+
+    /// Computing warpgroups and the one that copies.
+    fn cube_dim(&self) -> CubeDim {
+        CubeDim::new_1d(128 * (self.groups as u32 + 1))
+    }
+
+    /// Bytes of shared memory: as in the kernel's `Layout`, plus room to align to 1,024.
+    fn shared_bytes(&self) -> usize {
+        let (stationary, row_values, streamed_values) = self.pass.shared();
+        let rows = self.rows() * (stationary * 2 * HEAD_DIM + row_values * 4);
+        let tiles = self.stages * self.streamed * (2 * 2 * HEAD_DIM + streamed_values * 4);
+        let barriers = (3 * self.stages + 2) * 8;
+        rows + tiles + barriers + 1024
+    }
+
+    fn source(&self) -> String {
+        // Per thread, of the 504 or 512 that the launch bounds leave to one thread of each warpgroup together.
+        let (consumer, producer) = if self.groups == 2 { (232, 40) } else { (160, 32) };
+        let defines = [
+            ("GROUPS", self.groups),
+            ("STREAMED", self.streamed),
+            ("STAGES", self.stages),
+            ("CAUSAL", usize::from(self.causal)),
+            ("HALF", usize::from(self.half)),
+            ("SHARED_BYTES", self.shared_bytes()),
+            ("CONSUMER_REGISTERS", consumer),
+            ("PRODUCER_REGISTERS", producer),
+        ];
+        let mut source: String = defines.iter().map(|(name, value)| format!("#define {name} {value}\n")).collect();
+        source.push_str(COMMON);
+        source.push_str(self.pass.text());
+        source
+    }
+}
+
+impl KernelMetadata for Variant {
+    fn id(&self) -> KernelId {
+        KernelId::new::<Self>().info((TEXT, *self)).cube_dim(self.cube_dim())
+    }
+
+    fn name(&self) -> &'static str {
+        self.pass.entry()
+    }
+
+    fn address_type(&self) -> StorageType {
+        u32::as_type_native_unchecked().storage_type()
+    }
+}
+
+impl CubeTask<CudaCompiler> for Variant {
+    fn compile(
+        &self,
+        _compiler: &mut CudaCompiler,
+        _options: &<CudaCompiler as Compiler>::CompilationOptions,
+        _mode: ExecutionMode,
+        _address_type: StorageType,
+    ) -> Result<CompiledKernel<CudaCompiler>, CompilationError> {
+        let cube_dim = self.cube_dim();
+        let address_type = Item::scalar(Elem::U32, true);
+        let shared = SharedMemory::Array {
+            index: 0,
+            item: Item::scalar(Elem::U8, true),
+            length: self.shared_bytes(),
+            align: 128,
+            offset: 0,
+        };
+        // CubeCL reads nothing of this but the size of the shared memory.
+        let representation = ComputeKernel {
+            tensor_maps: Vec::new(),
+            buffers: Vec::new(),
+            scalars: Vec::new(),
+            info: Info::default(),
+            meta_static_len: 0,
+            body: Body {
+                instructions: Vec::new(),
+                shared_memories: vec![shared],
+                pipelines: Vec::new(),
+                barriers: Vec::new(),
+                const_arrays: Vec::new(),
+                local_arrays: Vec::new(),
+                info_by_ptr: false,
+                has_dynamic_meta: false,
+                address_type,
+            },
+            cube_dim,
+            cluster_dim: None,
+            extensions: Vec::new(),
+            flags: Flags {
+                elem_fp4: false,
+                elem_fp6: false,
+                elem_fp8: false,
+                elem_bf16: false,
+                elem_f16: false,
+                elem_tf32: false,
+                indexes: Default::default(),
+                op_barrier: false,
+                op_pipeline: false,
+                inst_tma: false,
+                inst_tma_im2col: false,
+                inst_wmma: false,
+                inst_ptx_wrappers: false,
+                inst_async_copy: false,
+                use_grid_constants: true,
+                static_meta_length: 0,
+                has_dynamic_meta: false,
+                has_info: true,
+                cube_dim,
+                cluster_dim: None,
+                address_type,
+            },
+            items: Default::default(),
+            kernel_name: self.pass.entry().to_owned(),
+        };
+        Ok(CompiledKernel {
+            entrypoint_name: self.pass.entry().to_owned(),
+            debug_name: Some(self.pass.entry()),
+            source: self.source(),
+            repr: Some(representation),
+            cube_dim,
+            debug_info: None,
+        })
+    }
+}
+
+/// Whether these kernels take `shape` here: CUDA on compute capability 9.0, half precision, heads of 64.
+pub fn supported<R: Runtime>(client: &ComputeClient<R>, shape: &AttentionShape) -> bool {
+    let (features, hardware) = (client.features(), &client.properties().hardware);
+    // CubeCL reports bulk copies from 9.0 on, their wide variant from 10.0 on; `wgmma` is of 9.0 alone.
+    let hopper = features.tma.contains(Tma::Base) && !features.tma.contains(Tma::Im2colWide);
+    let largest = [Pass::Forward, Pass::Query, Pass::KeyValue].map(|pass| Variant::new(pass, shape).shared_bytes());
+    cuda(client).is_some()
+        && hopper
+        && shape.head_dim == HEAD_DIM
+        && shape.kind != FloatKind::F32
+        && shape.tokens <= i32::MAX as usize / 2
+        && largest.iter().all(|bytes| *bytes <= hardware.max_shared_memory_size)
+}
+
+/// As [`super::forward`], for shapes that are [`supported`] and checked.
+pub(super) fn forward<R: Runtime>(
+    client: &ComputeClient<R>,
+    shape: &AttentionShape,
+    qkv: &Handle,
+    output: &Handle,
+    lse: &Handle,
+) {
+    launch(client, shape, Pass::Forward, &[qkv, output, lse]);
+}
+
+/// As [`super::backward`], for shapes that are [`supported`] and checked.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn backward<R: Runtime>(
+    client: &ComputeClient<R>,
+    shape: &AttentionShape,
+    qkv: &Handle,
+    output: &Handle,
+    lse: &Handle,
+    d_output: &Handle,
+    d_qkv: &Handle,
+    delta: &Handle,
+) {
+    launch(client, shape, Pass::Query, &[qkv, output, lse, d_output, d_qkv, delta]);
+    launch(client, shape, Pass::KeyValue, &[qkv, lse, d_output, delta, d_qkv]);
+}
+
+fn cuda<R: Runtime>(client: &ComputeClient<R>) -> Option<&ComputeClient<CudaRuntime>> {
+    (client as &dyn Any).downcast_ref()
+}
+
+fn launch<R: Runtime>(client: &ComputeClient<R>, shape: &AttentionShape, pass: Pass, buffers: &[&Handle]) {
+    let Some(client) = cuda(client) else { return };
+    let variant = Variant::new(pass, shape);
+    let items = shape.tokens.div_ceil(variant.rows()) * shape.batch * shape.heads;
+    // Blocks stay and take every so many-th item: one per multiprocessor, which their shared memory and registers fill.
+    let blocks = client.properties().hardware.num_streaming_multiprocessors.unwrap_or(132).min(items as u32);
+    let data = vec![shape.batch as u64 | (shape.tokens as u64) << 32, shape.heads as u64];
+    let info = MetadataBindingInfo { dynamic_metadata_offset: data.len(), data };
+    let arguments = KernelArguments::new()
+        .with_buffers(buffers.iter().map(|buffer| (*buffer).clone().binding()).collect())
+        .with_info(info);
+    // SAFETY: the kernels check rows against `tokens`; the caller has checked the buffers' sizes.
+    unsafe { client.launch_unchecked(Box::new(variant), CubeCount::Static(blocks, 1, 1), arguments) }
+}

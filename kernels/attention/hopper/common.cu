@@ -1,0 +1,408 @@
+// FlashAttention for Hopper (sm_90a), head dimension 64: what the three kernels share.
+//
+// A block owns GROUPS warpgroups of 64 "stationary" rows each, held in registers as the A operand of every product, and
+// streams tiles of STREAMED rows of two other matrices through shared memory. One more warpgroup only copies
+// (cp.async, completing on mbarriers), so copies run ahead of the products by up to STAGES tiles. Blocks are persistent:
+// each takes every gridDim.x-th item, and the copies of an item overlap the products of the one before.
+//
+//   kernel     stationary   streamed   products per tile
+//   forward    Q            K, V       S = Q K^T;   O += P V
+//   query      Q, dO        K, V       S, dP = dO V^T;   dQ += dS K
+//   key_value  K, V         Q, dO      S^T = K Q^T, dP^T = V dO^T;   dV += P^T dO, dK += dS^T Q
+//
+// Accumulators of the first products are exactly the A fragments of the second ones, so P and dS never leave registers.
+// Tiles are rows of 128 bytes, with 16-byte chunk c of row r at place c ^ (r % 8): the 128-byte swizzle of wgmma's
+// shared-memory descriptors, which then read a tile as it is or transposed.
+//
+// Defined before this text: GROUPS, STREAMED, STAGES, CAUSAL, HALF (1 for f16, 0 for bf16), SHARED_BYTES,
+// CONSUMER_REGISTERS, PRODUCER_REGISTERS (a multiple of 8 each; all warps' together are what the launch was given).
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef unsigned short u16;  // an f16 or bf16, as bits
+
+constexpr int HEAD_DIM = 64;
+constexpr int ROW_BYTES = HEAD_DIM * 2;
+constexpr int GROUP_ROWS = 64;  // rows of one warpgroup's products
+constexpr int BLOCK_ROWS = GROUPS * GROUP_ROWS;
+constexpr int TILE_BYTES = STREAMED * ROW_BYTES;
+constexpr float SCALE = 0.125f;  // 1 / sqrt(HEAD_DIM)
+constexpr float LOG2E = 1.4426950408889634f;
+constexpr float LN2 = 0.6931471805599453f;
+constexpr float SCALE_LOG2 = SCALE * LOG2E;
+constexpr int PRODUCERS = 128;
+#ifndef INFINITY
+#define INFINITY __int_as_float(0x7f800000)
+#endif
+
+static_assert(STREAMED % 16 == 0 && STREAMED <= 256, "rows of a streamed tile");
+
+struct Shape {
+    u32 batch, tokens, heads, unused;
+};
+
+// ---------------------------------------------------------------------------------------------- conversions
+
+#if HALF
+#define KIND "f16"
+#else
+#define KIND "bf16"
+#endif
+
+__device__ __forceinline__ u32 pack(float low, float high) {
+    u32 out;
+    asm("cvt.rn." KIND "x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+    return out;
+}
+
+__device__ __forceinline__ float2 unpack(u32 pair) {
+#if HALF
+    float2 out;
+    asm("{.reg .b16 l, h;\nmov.b32 {l, h}, %2;\ncvt.f32.f16 %0, l;\ncvt.f32.f16 %1, h;}"
+        : "=f"(out.x), "=f"(out.y) : "r"(pair));
+    return out;
+#else
+    return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
+#endif
+}
+
+__device__ __forceinline__ float exp2_approx(float x) {
+    float out;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
+    return out;
+}
+
+// ---------------------------------------------------------------------------------------------- barriers, copies
+
+__device__ __forceinline__ u32 shared_address(const void* pointer) {
+    return (u32)__cvta_generic_to_shared(pointer);
+}
+
+__device__ __forceinline__ void barrier_init(u32 barrier, u32 count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive(u32 barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// The calling thread arrives once all its copies so far have landed. Products read tiles after waiting for this, without
+// a proxy fence, as CUTLASS's main loops on cp.async do; the fence in every waiting thread cost 5 %.
+__device__ __forceinline__ void barrier_arrive_after_copies(u32 barrier) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
+__device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
+    asm volatile(
+        "{\n.reg .pred done;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+        "@!done bra again;\n}"
+        ::"r"(barrier), "r"(parity) : "memory");
+}
+
+
+__device__ __forceinline__ void copy_16(u32 to, const void* from, bool present) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(present ? 16 : 0) : "memory");
+}
+
+__device__ __forceinline__ void copy_4(u32 to, const void* from, bool present) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(present ? 4 : 0) : "memory");
+}
+
+// Rows first.. of a head's [tokens, 64] (rows `stride` elements apart) into a swizzled tile; rows past the end are zero.
+template <int ROWS>
+__device__ __forceinline__ void copy_tile(u32 to, const u16* from, u32 stride, int first, int tokens, int thread) {
+    constexpr int STEP = PRODUCERS / 8;
+    int row = thread >> 3, chunk = thread & 7;
+    to += row * ROW_BYTES + ((chunk ^ (row & 7)) << 4);
+    const u16* source = from + (size_t)(first + row) * stride + chunk * 8;
+#pragma unroll
+    for (int i = 0; i < ROWS / STEP; i++) {
+        bool present = first + row + i * STEP < tokens;
+        copy_16(to + i * STEP * ROW_BYTES, present ? source : from, present);
+        source += (size_t)STEP * stride;
+    }
+}
+
+// Values first.. of a head's [tokens] of f32.
+template <int ROWS>
+__device__ __forceinline__ void copy_values(u32 to, const float* from, int first, int tokens, int thread) {
+#pragma unroll
+    for (int i = 0; i < (ROWS + PRODUCERS - 1) / PRODUCERS; i++) {
+        int row = thread + i * PRODUCERS;
+        if (ROWS % PRODUCERS == 0 || row < ROWS) {
+            bool present = first + row < tokens;
+            copy_4(to + row * 4, present ? from + first + row : from, present);
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------- tensor cores
+
+__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+template <int PENDING>
+__device__ __forceinline__ void wgmma_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
+
+// Keeps the compiler from moving uses of registers across this point.
+template <int N>
+__device__ __forceinline__ void pin(float (&values)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; i++) asm volatile("" : "+f"(values[i])::"memory");
+}
+
+template <int N>
+__device__ __forceinline__ void pin(u32 (&values)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; i++) asm volatile("" : "+r"(values[i])::"memory");
+}
+
+// d[64, N] += a[64, 16] b[16, N]; with TRANSPOSED, b lies [16 rows, N] in shared memory, else [N rows, 16].
+template <int N, int TRANSPOSED>
+struct Multiply;
+
+#define LIST_32 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define LIST_40 LIST_32 ",%32,%33,%34,%35,%36,%37,%38,%39"
+#define LIST_48 LIST_40 ",%40,%41,%42,%43,%44,%45,%46,%47"
+#define LIST_56 LIST_48 ",%48,%49,%50,%51,%52,%53,%54,%55"
+#define LIST_64 LIST_56 ",%56,%57,%58,%59,%60,%61,%62,%63"
+#define LIST_72 LIST_64 ",%64,%65,%66,%67,%68,%69,%70,%71"
+#define LIST_80 LIST_72 ",%72,%73,%74,%75,%76,%77,%78,%79"
+#define OUT_8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define OUT_32 OUT_8(0), OUT_8(8), OUT_8(16), OUT_8(24)
+#define OUT_40 OUT_32, OUT_8(32)
+#define OUT_48 OUT_40, OUT_8(40)
+#define OUT_56 OUT_48, OUT_8(48)
+#define OUT_64 OUT_56, OUT_8(56)
+#define OUT_72 OUT_64, OUT_8(64)
+#define OUT_80 OUT_72, OUT_8(72)
+
+#define MULTIPLY(N, R, A0, A1, A2, A3, B, ACCUMULATE, TRANSPOSE)                                                        \
+    template <int TRANSPOSED>                                                                                          \
+    struct Multiply<N, TRANSPOSED> {                                                                                   \
+        static __device__ __forceinline__ void run(float (&d)[R], const u32* a, u32 b, int accumulate) {               \
+            asm volatile("{\n.reg .pred p;\n.reg .b64 b;\nsetp.ne.b32 p, %" #ACCUMULATE ", 0;\n"                       \
+                         "mov.b64 b, {%" #B ", 0x40000040};\n"                                                         \
+                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." KIND "." KIND " {" LIST_##R "},"            \
+                         " {%" #A0 ",%" #A1 ",%" #A2 ",%" #A3 "}, b, p, 1, 1, %" #TRANSPOSE ";\n}"                     \
+                         : OUT_##R                                                                                     \
+                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "r"(accumulate), "n"(TRANSPOSED)        \
+                         : "memory");                                                                                  \
+        }                                                                                                              \
+    };
+
+MULTIPLY(64, 32, 32, 33, 34, 35, 36, 37, 38)
+MULTIPLY(80, 40, 40, 41, 42, 43, 44, 45, 46)
+MULTIPLY(96, 48, 48, 49, 50, 51, 52, 53, 54)
+MULTIPLY(112, 56, 56, 57, 58, 59, 60, 61, 62)
+MULTIPLY(128, 64, 64, 65, 66, 67, 68, 69, 70)
+MULTIPLY(160, 80, 80, 81, 82, 83, 84, 85, 86)
+
+// Low half of the descriptor of a swizzled tile; the high half, 0x40000040, says: 128-byte swizzle, groups of eight
+// rows 1,024 bytes apart.
+__device__ __forceinline__ u32 descriptor(u32 address) { return 0x10000 | address >> 4; }
+
+// d[64, STREAMED] = a[64, 64] tile[STREAMED, 64]^T
+__device__ __forceinline__ void times_transposed(float (&d)[STREAMED / 2], const u32 (&a)[16], u32 tile) {
+    u32 b = descriptor(tile);
+#pragma unroll
+    for (int k = 0; k < 4; k++) Multiply<STREAMED, 0>::run(d, a + 4 * k, b + k * 2, k > 0);
+}
+
+// d[64, 64] += a[64, STREAMED] tile[STREAMED, 64]
+__device__ __forceinline__ void add_times(float (&d)[32], const u32 (&a)[STREAMED / 4], u32 tile) {
+    u32 b = descriptor(tile);
+#pragma unroll
+    for (int k = 0; k < STREAMED / 16; k++) Multiply<64, 1>::run(d, a + 4 * k, b + k * (16 * ROW_BYTES / 16), 1);
+}
+
+// A fragments of this warp's 16 rows of a swizzled [64, 64] tile.
+__device__ __forceinline__ void load_fragments(u32 (&a)[16], u32 tile, int warp, int lane) {
+    int row = warp * 16 + (lane & 15);
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        u32 from = tile + row * ROW_BYTES + (((k * 2 + (lane >> 4)) ^ (row & 7)) << 4);
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(a[4 * k]), "=r"(a[4 * k + 1]), "=r"(a[4 * k + 2]), "=r"(a[4 * k + 3])
+                     : "r"(from) : "memory");
+    }
+}
+
+// Accumulators, as they lie, are the A operand of the next product.
+__device__ __forceinline__ void to_fragments(u32 (&a)[STREAMED / 4], const float (&d)[STREAMED / 2]) {
+#pragma unroll
+    for (int i = 0; i < STREAMED / 4; i++) a[i] = pack(d[2 * i], d[2 * i + 1]);
+}
+
+__device__ __forceinline__ float reciprocal(float x) {
+    float out;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
+    return out;
+}
+
+__device__ __forceinline__ float log2_approx(float x) {
+    float out;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
+    return out;
+}
+
+__device__ __forceinline__ float load_shared(u32 from) {
+    float out;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(out) : "r"(from) : "memory");
+    return out;
+}
+
+__device__ __forceinline__ float2 load_shared_pair(u32 from) {
+    float2 out;
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(out.x), "=f"(out.y) : "r"(from) : "memory");
+    return out;
+}
+
+__device__ __forceinline__ float quad_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+
+__device__ __forceinline__ float quad_sum(float x) {
+    x += __shfl_xor_sync(~0u, x, 1);
+    return x + __shfl_xor_sync(~0u, x, 2);
+}
+
+// Four words of four lanes, transposed, so that each lane can write 16 bytes that lie together.
+__device__ __forceinline__ uint4 quad_transpose(u32 a, u32 b, u32 c, u32 d, int lane) {
+    bool odd = lane & 1, upper = lane & 2;
+    u32 x = __shfl_xor_sync(~0u, odd ? a : b, 1), y = __shfl_xor_sync(~0u, odd ? c : d, 1);
+    if (odd) { a = x; c = y; } else { b = x; d = y; }
+    x = __shfl_xor_sync(~0u, upper ? a : c, 2), y = __shfl_xor_sync(~0u, upper ? b : d, 2);
+    if (upper) { a = x; b = y; } else { c = x; d = y; }
+    return make_uint4(a, b, c, d);
+}
+
+// Rows row.. of accumulators [64, 64], times `low` (rows 0-7 of each warp's 16) and `high`, to rows `stride` apart.
+__device__ __forceinline__ void store_rows(
+    u16* to, u32 stride, int row, int tokens, const float (&d)[32], float low, float high, int warp, int lane) {
+    int first = row + warp * 16 + (lane >> 2);
+    u16* out = to + (size_t)first * stride + (lane & 3) * 8;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float factor = half ? high : low;
+#pragma unroll
+        for (int part = 0; part < 2; part++) {
+            u32 words[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int at = 4 * (part * 4 + i) + 2 * half;
+                words[i] = pack(d[at] * factor, d[at + 1] * factor);
+            }
+            uint4 chunk = quad_transpose(words[0], words[1], words[2], words[3], lane);
+            if (first + half * 8 < tokens) *(uint4*)(out + (size_t)half * 8 * stride + part * 32) = chunk;
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------- the pipeline
+
+// Place in the ring of stages, and how often it has gone round.
+struct Place {
+    u32 stage = 0, parity = 0;
+    __device__ __forceinline__ void advance() {
+        if (++stage == STAGES) {
+            stage = 0;
+            parity ^= 1;
+        }
+    }
+};
+
+// Shared memory: STATIONARY tiles of BLOCK_ROWS rows, STAGES pairs of streamed tiles, values of rows, barriers.
+template <int STATIONARY, int VALUES, int STAGE_VALUES>
+struct Layout {
+    static constexpr int STATIONARY_BYTES = BLOCK_ROWS * ROW_BYTES;
+    static constexpr int STREAM = STATIONARY * STATIONARY_BYTES;
+    static constexpr int ROW_VALUES = STREAM + STAGES * 2 * TILE_BYTES;
+    static constexpr int STREAM_VALUES = ROW_VALUES + VALUES * BLOCK_ROWS * 4;
+    static constexpr int BARRIERS = STREAM_VALUES + STAGES * STAGE_VALUES * STREAMED * 4;
+    static constexpr int BYTES = BARRIERS + (3 * STAGES + 2) * 8;
+    static_assert(BYTES + 1024 <= SHARED_BYTES, "the launcher's sum is wrong");
+    u32 base;
+
+    __device__ __forceinline__ u32 stationary(int i) const { return base + i * STATIONARY_BYTES; }
+    __device__ __forceinline__ u32 first(u32 stage) const { return base + STREAM + stage * 2 * TILE_BYTES; }
+    __device__ __forceinline__ u32 second(u32 stage) const { return first(stage) + TILE_BYTES; }
+    __device__ __forceinline__ u32 row_values() const { return base + ROW_VALUES; }
+    __device__ __forceinline__ u32 stream_values(u32 stage, int i) const {
+        return base + STREAM_VALUES + (stage * STAGE_VALUES + i) * STREAMED * 4;
+    }
+    // The first, or the second, tile of a stage has landed.
+    __device__ __forceinline__ u32 first_full(u32 stage) const { return base + BARRIERS + stage * 8; }
+    __device__ __forceinline__ u32 second_full(u32 stage) const { return base + BARRIERS + (STAGES + stage) * 8; }
+    // All warps are done with a stage.
+    __device__ __forceinline__ u32 empty(u32 stage) const { return base + BARRIERS + (2 * STAGES + stage) * 8; }
+    __device__ __forceinline__ u32 stationary_full() const { return base + BARRIERS + 3 * STAGES * 8; }
+    __device__ __forceinline__ u32 stationary_empty() const { return stationary_full() + 8; }
+
+    __device__ __forceinline__ void init(void* memory) {
+        base = (shared_address(memory) + 1023) & ~1023u;
+        if (threadIdx.x == 0) {
+            for (int i = 0; i < STAGES; i++) {
+                barrier_init(first_full(i), PRODUCERS);
+                barrier_init(second_full(i), PRODUCERS);
+                barrier_init(empty(i), GROUPS * 4);
+            }
+            barrier_init(stationary_full(), PRODUCERS);
+            barrier_init(stationary_empty(), GROUPS * 4);
+            asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        }
+        __syncthreads();
+    }
+};
+
+// The stationary rows a block works on, and the tiles it streams past them.
+struct Item {
+    u32 batch, head;
+    int row;           // first stationary row
+    int begin, end;    // streamed tiles
+
+    // `queries_stationary`: a causal block sees the keys up to its last row, else the queries from its first row on.
+    __device__ __forceinline__ Item(u32 index, const Shape& shape, bool queries_stationary) {
+        u32 blocks = (shape.tokens + BLOCK_ROWS - 1) / BLOCK_ROWS;
+        u32 block = index % blocks;
+        // Long items first.
+        if (CAUSAL && queries_stationary) block = blocks - 1 - block;
+        batch = index / blocks / shape.heads;
+        head = index / blocks % shape.heads;
+        row = block * BLOCK_ROWS;
+        begin = 0;
+        end = (shape.tokens + STREAMED - 1) / STREAMED;
+        if (CAUSAL) {
+            if (queries_stationary) end = min(end, (row + BLOCK_ROWS - 1) / STREAMED + 1);
+            else begin = row / STREAMED;
+        }
+    }
+};
+
+__device__ __forceinline__ u32 item_count(const Shape& shape) {
+    return (shape.tokens + BLOCK_ROWS - 1) / BLOCK_ROWS * shape.batch * shape.heads;
+}
+
+// First element of a head in packed `[batch, tokens, 3, heads, 64]`, and distance of its rows.
+__device__ __forceinline__ size_t packed_offset(const Shape& shape, const Item& item, int which) {
+    return (((size_t)item.batch * shape.tokens * 3 + which) * shape.heads + item.head) * HEAD_DIM;
+}
+__device__ __forceinline__ u32 packed_stride(const Shape& shape) { return 3 * shape.heads * HEAD_DIM; }
+
+// The same in `[batch, tokens, heads * 64]`, and in `[batch, heads, tokens]`.
+__device__ __forceinline__ size_t offset(const Shape& shape, const Item& item) {
+    return ((size_t)item.batch * shape.tokens * shape.heads + item.head) * HEAD_DIM;
+}
+__device__ __forceinline__ size_t value_offset(const Shape& shape, const Item& item) {
+    return ((size_t)item.batch * shape.heads + item.head) * shape.tokens;
+}
+
+#define STRINGIFY(x) #x
+#define NUMBER(x) STRINGIFY(x)
+#define BECOME_PRODUCER() asm volatile("setmaxnreg.dec.sync.aligned.u32 " NUMBER(PRODUCER_REGISTERS) ";")
+#define BECOME_CONSUMER() asm volatile("setmaxnreg.inc.sync.aligned.u32 " NUMBER(CONSUMER_REGISTERS) ";")

@@ -1,0 +1,174 @@
+// Forward: output and the log of each row's softmax sum.
+
+// Warpgroups take turns in issuing products, so that the products of one run under the softmax of another. Each takes
+// as many turns as its item has tiles.
+__device__ __forceinline__ void take_turn(int group) {
+    if (GROUPS > 1) asm volatile("bar.sync %0, 256;" ::"r"(group + 1) : "memory");
+}
+
+__device__ __forceinline__ void pass_turn(int group) {
+    if (GROUPS > 1) asm volatile("bar.arrive %0, 256;" ::"r"(group + 1 == GROUPS ? 1 : group + 2) : "memory");
+}
+
+extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_attention_forward(
+    const u16* __restrict__ qkv, u16* __restrict__ output, float* __restrict__ lse, const __grid_constant__ Shape shape) {
+    extern __shared__ char memory[];
+    Layout<1, 0, 0> shared;
+    shared.init(memory);
+    int group = (int)__shfl_sync(~0u, threadIdx.x / 128, 0) - 1, thread = threadIdx.x % 128;
+    int warp = thread / 32, lane = thread % 32;
+    int tokens = shape.tokens;
+    u32 stride = packed_stride(shape), items = item_count(shape);
+    Place place;
+    u32 round = 0;
+
+    if (group < 0) {
+        BECOME_PRODUCER();
+        for (u32 index = blockIdx.x; index < items; index += gridDim.x, round ^= 1) {
+            Item item(index, shape, true);
+            barrier_wait(shared.stationary_empty(), round ^ 1);
+            copy_tile<BLOCK_ROWS>(shared.stationary(0), qkv + packed_offset(shape, item, 0), stride, item.row, tokens, thread);
+            barrier_arrive_after_copies(shared.stationary_full());
+            const u16* keys = qkv + packed_offset(shape, item, 1);
+            const u16* values = qkv + packed_offset(shape, item, 2);
+            for (int tile = item.begin; tile < item.end; tile++, place.advance()) {
+                barrier_wait(shared.empty(place.stage), place.parity ^ 1);
+                copy_tile<STREAMED>(shared.first(place.stage), keys, stride, tile * STREAMED, tokens, thread);
+                barrier_arrive_after_copies(shared.first_full(place.stage));
+                copy_tile<STREAMED>(shared.second(place.stage), values, stride, tile * STREAMED, tokens, thread);
+                barrier_arrive_after_copies(shared.second_full(place.stage));
+            }
+        }
+    } else {
+        BECOME_CONSUMER();
+        if (group == GROUPS - 1) pass_turn(group);
+        for (u32 index = blockIdx.x; index < items; index += gridDim.x, round ^= 1) {
+            Item item(index, shape, true);
+            u32 q[16];
+            barrier_wait(shared.stationary_full(), round);
+            load_fragments(q, shared.stationary(0) + group * GROUP_ROWS * ROW_BYTES, warp, lane);
+            __syncwarp();
+            if (lane == 0) barrier_arrive(shared.stationary_empty());
+
+            int row = item.row + group * GROUP_ROWS;  // of the warpgroup
+            int own = row + warp * 16 + (lane >> 2);  // of the thread, and the one eight further down
+            int end = item.end, tile = 0;
+            if (CAUSAL) end = min(end, (row + GROUP_ROWS - 1) / STREAMED + 1);
+            if (row < tokens) {
+                float o[32], s[STREAMED / 2];
+                u32 p[STREAMED / 4];
+                float max_low = -INFINITY, max_high = -INFINITY, sum_low = 0.0f, sum_high = 0.0f;
+                float keep_low, keep_high;
+#pragma unroll
+                for (int i = 0; i < 32; i++) o[i] = 0.0f;
+
+                // Scores of a tile to exp2(score - max); what was summed before has to shrink by `keep`.
+                auto softmax = [&](int tile) {
+                    int first = tile * STREAMED;
+                    if (first + STREAMED > tokens || (CAUSAL && first + STREAMED > row + 1)) {
+                        int seen_low = CAUSAL ? min(tokens, own + 1) : tokens;
+                        int seen_high = CAUSAL ? min(tokens, own + 9) : tokens;
+                        int column = first + (lane & 3) * 2;
+#pragma unroll
+                        for (int i = 0; i < STREAMED / 8; i++) {
+#pragma unroll
+                            for (int j = 0; j < 2; j++) {
+                                if (column + 8 * i + j >= seen_low) s[4 * i + j] = -INFINITY;
+                                if (column + 8 * i + j >= seen_high) s[4 * i + 2 + j] = -INFINITY;
+                            }
+                        }
+                    }
+                    float low[2] = {s[0], s[1]}, high[2] = {s[2], s[3]};
+#pragma unroll
+                    for (int i = 1; i < STREAMED / 8; i++) {
+#pragma unroll
+                        for (int j = 0; j < 2; j++) {
+                            low[j] = fmaxf(low[j], s[4 * i + j]);
+                            high[j] = fmaxf(high[j], s[4 * i + 2 + j]);
+                        }
+                    }
+                    float new_low = fmaxf(max_low, quad_max(fmaxf(low[0], low[1])));
+                    float new_high = fmaxf(max_high, quad_max(fmaxf(high[0], high[1])));
+                    keep_low = exp2_approx((max_low - new_low) * SCALE_LOG2);
+                    keep_high = exp2_approx((max_high - new_high) * SCALE_LOG2);
+                    max_low = new_low, max_high = new_high;
+                    float shift_low = -new_low * SCALE_LOG2, shift_high = -new_high * SCALE_LOG2;
+                    low[0] = low[1] = high[0] = high[1] = 0.0f;
+#pragma unroll
+                    for (int i = 0; i < STREAMED / 8; i++) {
+#pragma unroll
+                        for (int j = 0; j < 2; j++) {
+                            s[4 * i + j] = exp2_approx(fmaf(s[4 * i + j], SCALE_LOG2, shift_low));
+                            s[4 * i + 2 + j] = exp2_approx(fmaf(s[4 * i + 2 + j], SCALE_LOG2, shift_high));
+                            low[j] += s[4 * i + j];
+                            high[j] += s[4 * i + 2 + j];
+                        }
+                    }
+                    sum_low = fmaf(sum_low, keep_low, low[0] + low[1]);
+                    sum_high = fmaf(sum_high, keep_high, high[0] + high[1]);
+                };
+
+                barrier_wait(shared.first_full(place.stage), place.parity);
+                take_turn(group);
+                wgmma_fence();
+                times_transposed(s, q, shared.first(place.stage));
+                wgmma_commit();
+                pass_turn(group);
+                wgmma_wait<0>();
+                pin(s);
+                softmax(0);
+                to_fragments(p, s);
+                for (tile = 1; tile < end; tile++) {
+                    // The scores of this tile, then the last tile's share of the output, which runs under the softmax.
+                    Place last = place;
+                    place.advance();
+                    barrier_wait(shared.first_full(place.stage), place.parity);
+                    take_turn(group);
+                    pin(s);
+                    wgmma_fence();
+                    times_transposed(s, q, shared.first(place.stage));
+                    wgmma_commit();
+                    barrier_wait(shared.second_full(last.stage), last.parity);
+                    pin(o);
+                    wgmma_fence();
+                    add_times(o, p, shared.second(last.stage));
+                    wgmma_commit();
+                    pass_turn(group);
+                    wgmma_wait<1>();
+                    pin(s);
+                    softmax(tile);
+                    wgmma_wait<0>();
+                    pin(o);
+                    if (lane == 0) barrier_arrive(shared.empty(last.stage));
+#pragma unroll
+                    for (int i = 0; i < 32; i++) o[i] *= i & 2 ? keep_high : keep_low;
+                    to_fragments(p, s);
+                }
+                barrier_wait(shared.second_full(place.stage), place.parity);
+                pin(o);
+                wgmma_fence();
+                add_times(o, p, shared.second(place.stage));
+                wgmma_commit();
+                sum_low = quad_sum(sum_low), sum_high = quad_sum(sum_high);
+                wgmma_wait<0>();
+                pin(o);
+                if (lane == 0) barrier_arrive(shared.empty(place.stage));
+                place.advance();
+
+                u16* out = output + offset(shape, item);
+                store_rows(out, shape.heads * HEAD_DIM, row, tokens, o, reciprocal(sum_low), reciprocal(sum_high), warp, lane);
+                float* out_lse = lse + value_offset(shape, item);
+                if ((lane & 3) == 0 && own < tokens) out_lse[own] = fmaf(max_low, SCALE, LN2 * log2_approx(sum_low));
+                if ((lane & 3) == 0 && own + 8 < tokens) out_lse[own + 8] = fmaf(max_high, SCALE, LN2 * log2_approx(sum_high));
+            }
+            // Tiles only the other warpgroups needed.
+            for (; tile < item.end; tile++, place.advance()) {
+                take_turn(group);
+                pass_turn(group);
+                barrier_wait(shared.first_full(place.stage), place.parity);
+                barrier_wait(shared.second_full(place.stage), place.parity);
+                if (lane == 0) barrier_arrive(shared.empty(place.stage));
+            }
+        }
+    }
+}
