@@ -233,6 +233,26 @@ impl CubeTask<CudaCompiler> for Variant {
     }
 }
 
+/// The CUDA C++ of every variant that a call may launch, with its name: for checks without a GPU. For sm_90a alone.
+pub fn sources() -> Vec<(String, String)> {
+    let mut sources = Vec::new();
+    for (kind, causal) in [(FloatKind::Bf16, false), (FloatKind::Bf16, true), (FloatKind::F16, false)] {
+        // Fewer rows wasted by either tile of the short variant, then the two longer ones.
+        for tokens in [77, 224, 785, 1568] {
+            let shape = AttentionShape { batch: 1, tokens, heads: 1, head_dim: HEAD_DIM, causal, kind };
+            for pass in [Pass::Forward, Pass::Query, Pass::KeyValue] {
+                let variant = Variant::new(pass, &shape);
+                let Variant { groups, streamed, .. } = variant;
+                let name = format!("hopper::{pass:?}<{kind:?}> causal={causal} groups={groups} streamed={streamed}");
+                sources.push((name, variant.source()));
+            }
+        }
+    }
+    sources.sort();
+    sources.dedup();
+    sources
+}
+
 /// Whether these kernels take `shape` here: CUDA on compute capability 9.0, half precision, heads of 64.
 pub fn supported<R: Runtime>(client: &ComputeClient<R>, shape: &AttentionShape) -> bool {
     let (features, hardware) = (client.features(), &client.properties().hardware);

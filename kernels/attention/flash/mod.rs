@@ -31,6 +31,9 @@ use half::{bf16, f16};
 /// Head widths these kernels are made for.
 pub const HEAD_DIMS: [usize; 5] = [32, 64, 80, 96, 128];
 
+/// Up to this many tokens, tiles of 32 keys waste less than tiles of 64.
+const SHORT: usize = 128;
+
 /// Units per cube: four planes.
 const UNITS: u32 = 128;
 
@@ -63,42 +66,62 @@ impl Plan {
         (2 * self.columns * self.pitch()) as usize
     }
 
+    /// Shared memory of the largest kernel with this plan: two tiles, two numbers for each of their rows, the barrier.
+    fn shared_bytes(&self) -> usize {
+        2 * 16 * self.shared_chunks() + 16 * self.columns as usize + 256
+    }
+
+    fn new(shape: &AttentionShape, (row_tiles, columns, step): (u32, u32, u32)) -> Self {
+        Plan { head_dim: shape.head_dim as u32, causal: shape.causal, row_tiles, columns, step }
+    }
+
     /// The forward kernel's.
-    pub fn forward(head_dim: usize, causal: bool) -> Self {
-        let (row_tiles, columns) = match head_dim {
-            32 | 64 => (2, 64),
-            80 => (2, 32),
-            _ => (1, 64),
-        };
-        Plan { head_dim: head_dim as u32, causal, row_tiles, columns, step: columns }
+    pub fn forward(shape: &AttentionShape) -> Self {
+        let columns = if shape.tokens > SHORT { 64 } else { 32 };
+        Self::new(
+            shape,
+            match shape.head_dim {
+                32 | 64 => (2, columns, columns),
+                80 => (2, 32, 32),
+                _ => (1, 32, 32),
+            },
+        )
     }
 
     /// The one of the kernel for `dQ`.
-    pub fn query(head_dim: usize, causal: bool) -> Self {
-        let (row_tiles, columns, step) = match head_dim {
-            32 => (2, 64, 32),
-            64 => (2, 64, 32),
-            _ => (1, 64, 32),
-        };
-        Plan { head_dim: head_dim as u32, causal, row_tiles, columns, step }
+    pub fn query(shape: &AttentionShape) -> Self {
+        Self::new(
+            shape,
+            match shape.head_dim {
+                32 | 64 => (2, 64, 32),
+                _ => (1, 32, 32),
+            },
+        )
     }
 
     /// The one of the kernel for `dK` and `dV`.
-    pub fn key(head_dim: usize, causal: bool) -> Self {
-        let (row_tiles, columns, step) = match head_dim {
-            32 => (2, 64, 32),
-            64 => (1, 64, 32),
-            _ => (1, 32, 16),
-        };
-        Plan { head_dim: head_dim as u32, causal, row_tiles, columns, step }
+    pub fn key(shape: &AttentionShape) -> Self {
+        Self::new(
+            shape,
+            match shape.head_dim {
+                32 => (2, 64, 32),
+                128 => (1, 32, 16),
+                _ => (1, 32, 32),
+            },
+        )
     }
 }
 
-/// Every way these kernels are compiled for a head width: forward, query and key plans, causal or not.
+/// Every way these kernels are compiled for a head width, by name.
 #[doc(hidden)]
-pub fn variants(head_dim: usize) -> [(Plan, Plan, Plan); 2] {
-    [false, true]
-        .map(|causal| (Plan::forward(head_dim, causal), Plan::query(head_dim, causal), Plan::key(head_dim, causal)))
+pub fn variants(head_dim: usize, causal: bool) -> Vec<(&'static str, Plan)> {
+    let shape = |tokens| AttentionShape { batch: 1, tokens, heads: 1, head_dim, causal, kind: FloatKind::Bf16 };
+    let (short, long) = (shape(1), shape(SHORT + 1));
+    let mut plans = vec![("forward", Plan::forward(&long)), ("query", Plan::query(&long)), ("key", Plan::key(&long))];
+    if Plan::forward(&short) != Plan::forward(&long) {
+        plans.push(("forward", Plan::forward(&short)));
+    }
+    plans
 }
 
 /// Runs `$body` with `$E` bound to the half-precision type of `$kind`.
@@ -140,19 +163,19 @@ pub fn supported<R: Runtime>(client: &ComputeClient<R>, shape: &AttentionShape) 
         && features.copy_async
         && hardware.plane_size_min == 32
         && hardware.plane_size_max == 32
-        && variants(shape.head_dim).iter().all(|(forward, query, key)| {
-            [forward, query, key].iter().all(|p| 34 * p.shared_chunks() <= hardware.max_shared_memory_size)
-        })
+        && [Plan::forward(shape), Plan::query(shape), Plan::key(shape)]
+            .iter()
+            .all(|plan| plan.shared_bytes() <= hardware.max_shared_memory_size)
 }
 
 fn grid(shape: &AttentionShape, plan: &Plan) -> CubeCount {
     CubeCount::Static((shape.tokens as u32).div_ceil(plan.rows()), shape.heads as u32, shape.batch as u32)
 }
 
-/// Launches `$kernel`, of struct `$Kernel`, on arrays given as `handle, elements, elements of a vector`.
+/// Launches `$kernel`, of struct `$Kernel`, on arrays given as `handle, elements, elements of a vector, bytes of an element`.
 macro_rules! launch {
     ($kernel:path, $Kernel:path, $client:expr, $shape:expr, $plan:expr, $scale:expr,
-     $(($handle:expr, $len:expr, $width:expr)),+) => {
+     $(($handle:expr, $len:expr, $width:expr, $bytes:expr)),+) => {
         half_type!($shape.kind, E => {
             use $kernel as kernel;
             use $Kernel as Kernel;
@@ -166,7 +189,7 @@ macro_rules! launch {
                     (), (), (),
                     $plan,
                 );
-                let buffers = [$(($handle, $len / $width, 2 * $width)),+];
+                let buffers = [$(($handle, $len / $width, $bytes * $width)),+];
                 // SAFETY: every array has the length given; rows past the end are clamped on load and not stored.
                 unsafe { cuda::launch(client, kernel, count, &buffers, (tokens, heads, $scale)) };
                 return;
@@ -196,7 +219,7 @@ pub(super) fn forward<R: Runtime>(
     output: &Handle,
     lse: &Handle,
 ) {
-    forward_as(client, shape, Plan::forward(shape.head_dim, shape.causal), qkv, output, lse);
+    forward_as(client, shape, Plan::forward(shape), qkv, output, lse);
 }
 
 /// The same with a plan of the caller's: to compare plans.
@@ -216,10 +239,10 @@ pub fn forward_as<R: Runtime>(
         shape,
         plan,
         shape.scale() * core::f32::consts::LOG2_E,
-        (qkv, shape.qkv_len(), 2),
-        (qkv, shape.qkv_len(), 8),
-        (output, shape.output_len(), 2),
-        (lse, shape.lse_len(), 2)
+        (qkv, shape.qkv_len(), 2, 2),
+        (qkv, shape.qkv_len(), 8, 2),
+        (output, shape.output_len(), 2, 2),
+        (lse, shape.lse_len(), 1, 4)
     );
 }
 
@@ -234,9 +257,8 @@ pub(super) fn backward<R: Runtime>(
     d_qkv: &Handle,
     delta: &Handle,
 ) {
-    let (query, key) = (Plan::query(shape.head_dim, shape.causal), Plan::key(shape.head_dim, shape.causal));
-    query_as(client, shape, query, qkv, output, lse, d_output, d_qkv, delta);
-    key_as(client, shape, key, qkv, lse, d_output, d_qkv, delta);
+    query_as(client, shape, Plan::query(shape), qkv, output, lse, d_output, d_qkv, delta);
+    key_as(client, shape, Plan::key(shape), qkv, lse, d_output, d_qkv, delta);
 }
 
 /// The first kernel of [`backward`]: the query part of `d_qkv`, and `delta`.
@@ -259,13 +281,13 @@ pub fn query_as<R: Runtime>(
         shape,
         plan,
         shape.scale(),
-        (qkv, shape.qkv_len(), 2),
-        (qkv, shape.qkv_len(), 8),
-        (output, shape.output_len(), 2),
-        (lse, shape.lse_len(), 2),
-        (d_output, shape.output_len(), 2),
-        (d_qkv, shape.qkv_len(), 2),
-        (delta, shape.lse_len(), 2)
+        (qkv, shape.qkv_len(), 2, 2),
+        (qkv, shape.qkv_len(), 8, 2),
+        (output, shape.output_len(), 2, 2),
+        (lse, shape.lse_len(), 1, 4),
+        (d_output, shape.output_len(), 2, 2),
+        (d_qkv, shape.qkv_len(), 2, 2),
+        (delta, shape.lse_len(), 1, 4)
     );
 }
 
@@ -288,11 +310,11 @@ pub fn key_as<R: Runtime>(
         shape,
         plan,
         shape.scale(),
-        (qkv, shape.qkv_len(), 2),
-        (qkv, shape.qkv_len(), 8),
-        (lse, shape.lse_len(), 2),
-        (delta, shape.lse_len(), 2),
-        (d_output, shape.output_len(), 8),
-        (d_qkv, shape.qkv_len(), 2)
+        (qkv, shape.qkv_len(), 2, 2),
+        (qkv, shape.qkv_len(), 8, 2),
+        (lse, shape.lse_len(), 1, 4),
+        (delta, shape.lse_len(), 1, 4),
+        (d_output, shape.output_len(), 8, 2),
+        (d_qkv, shape.qkv_len(), 2, 2)
     );
 }

@@ -63,7 +63,7 @@ fn run(options: &Options) -> Result<(), String> {
     let kernels_folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../kernels");
     let nvrtc = Nvrtc::load(&options.cuda)?;
     let mut kernels = generated()?;
-    kernels.extend(hand_written(&kernels_folder)?);
+    kernels.extend(hand_written());
     if let Some(folder) = &options.sources {
         write_sources(folder, &kernels)?;
     }
@@ -97,31 +97,11 @@ fn generated() -> Result<Vec<Recorded>, String> {
     Ok(record::take())
 }
 
-/// CUDA C++ files among the kernels. A line `// architectures: sm_90a` says what they are for; without it, all.
-fn hand_written(folder: &Path) -> Result<Vec<Recorded>, String> {
-    let mut found = Vec::new();
-    let entries = fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    paths.sort();
-    for path in paths {
-        if path.is_dir() {
-            found.extend(hand_written(&path)?);
-        } else if path.extension().is_some_and(|extension| extension == "cu") {
-            let source = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-            let list = source.lines().find_map(|line| line.strip_prefix("// architectures:"));
-            let wanted =
-                |arch: &Arch| list.is_none_or(|list| list.split_whitespace().any(|name| name == arch.to_string()));
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            found.extend(ARCHITECTURES.into_iter().filter(wanted).map(|arch| Recorded {
-                arch,
-                variant: name.clone(),
-                source: source.clone(),
-                units: 0,
-                shared_memory: 0,
-            }));
-        }
-    }
-    Ok(found)
+/// CUDA C++ written by hand, which only real devices launch.
+fn hand_written() -> Vec<Recorded> {
+    let sources = avion_kernels::attention::hopper::sources().into_iter();
+    let recorded = |(variant, source)| Recorded { arch: Arch(90), variant, source, units: 0, shared_memory: 0 };
+    sources.map(recorded).collect()
 }
 
 fn write_sources(folder: &Path, kernels: &[Recorded]) -> Result<(), String> {
@@ -147,12 +127,9 @@ fn compile(nvrtc: &Nvrtc, kernels: &[Recorded]) -> Result<Usages, String> {
             let compiled = nvrtc.compile(&kernel.source, kernel.arch, &cache);
             let (usages, errors) = &mut *results.lock().unwrap_or_else(PoisonError::into_inner);
             match compiled {
-                Ok(entries) => usages.extend(entries.into_iter().map(|(entry, usage)| {
-                    let hand_written = kernel.units == 0;
-                    let name =
-                        if hand_written { format!("{} {entry}", kernel.variant) } else { kernel.variant.clone() };
-                    ((name, kernel.arch.to_string()), usage)
-                })),
+                Ok(entries) => usages.extend(
+                    entries.into_iter().map(|(_, usage)| ((kernel.variant.clone(), kernel.arch.to_string()), usage)),
+                ),
                 Err(error) => errors.push(format!("{}, {}: {error}", kernel.variant, kernel.arch)),
             }
         }

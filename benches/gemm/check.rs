@@ -151,15 +151,15 @@ fn ordering(client: &Client) {
     let (a, b) = (noise(client, m * k, FloatKind::Bf16, 9), noise(client, k * n, FloatKind::Bf16, 10));
     let out = noise(client, m * n, FloatKind::F32, 11);
     let total = noise(client, m * n, FloatKind::F32, 12);
-    flat::clear(client, total.clone(), m * n);
+    flat::clear(client, &total, m * n);
     let matrix =
         |handle: &Handle, len, columns| Matrix { handle: handle.clone(), len, operand: Operand::matrix(columns) };
     for _ in 0..rounds {
-        flat::clear(client, out.clone(), m * n);
+        flat::clear(client, &out, m * n);
         let operands = (matrix(&a, m * k, k), matrix(&b, k * n, n), FloatKind::Bf16);
         let result = (matrix(&out, m * n, n), FloatKind::F32);
         cublaslt(client, Problem::single(m, n, k), operands, result, &Epilogue::accumulate()).expect("it was taken");
-        flat::accumulate(client, out.clone(), FloatKind::F32, total.clone(), m * n);
+        flat::accumulate(client, &out, FloatKind::F32, &total, m * n);
     }
     let (once, total) = (read(client, &out, FloatKind::F32), read(client, &total, FloatKind::F32));
     let expected: Vec<f64> = once.iter().map(|x| f64::from(*x) * f64::from(rounds)).collect();

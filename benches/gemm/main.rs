@@ -1,8 +1,8 @@
 //! cuBLASLt products and uploads on the first CUDA device: checked against f64, then timed.
 //!
 //! ```text
-//! cargo run --release --workspace --example gemm_bench -- check host layers upload
-//! python3 kernels/examples/gemm_bench/peer.py
+//! cargo bench --workspace --bench gemm -- check host layers upload
+//! python3 benches/gemm/peer.py
 //! ```
 //! `check`: every epilogue and layout on small shapes, and ordering with CubeCL's kernels. `host`: cost of a call.
 //! `layers`: the products of a ViT-B/16 and a ViT-L/14 block. `upload`: bandwidth, and overlap with products.
@@ -24,7 +24,8 @@ fn main() {
     avion_kernels::cuda::on_message(|message| println!("  ({message})"));
     let device = CudaDevice::new(0);
     let client = CudaRuntime::client(&device);
-    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    // `cargo bench` adds an option of its own.
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let parts: [(&str, &dyn Fn()); 4] = [
         ("check", &|| check::all(&client)),
         ("host", &|| layers::host(&client)),

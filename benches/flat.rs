@@ -1,7 +1,7 @@
 //! Checks and times the memory-bound kernels of a training step at full size: the update rules and the gradient norm
 //! over 150 million elements with a bf16 copy, the embedding's gradient, and the contrastive loss.
 //!
-//! `cargo run --release -p avion-kernels --features cuda --example flat_bench`
+//! `cargo bench --workspace --bench flat`
 
 use avion_kernels::{
     FloatKind, Handle,
