@@ -125,14 +125,8 @@ fn main() {
     let named: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let wants = |name: &str| named.is_empty() || named.iter().any(|a| a == name);
     let client = CudaRuntime::client(&CudaDevice::default());
-    let shape = |batch, tokens, heads, head_dim, causal, kind| AttentionShape {
-        batch,
-        tokens,
-        heads,
-        head_dim,
-        causal,
-        kind,
-    };
+    let shape =
+        |batch, tokens, heads, head_dim, causal, kind| AttentionShape { batch, tokens, heads, head_dim, causal, kind };
     let mut good = true;
     if wants("check") {
         for head_dim in flash::HEAD_DIMS {
@@ -177,7 +171,10 @@ fn main() {
                 let t = time(&client, call);
                 println!("  query {} {} {}: {t:.3} ms {:.0} TFLOP/s", p.row_tiles, p.columns, p.step, 6.0 * work / t);
             }
-            for p in pairs(&[(2, 64, 16), (2, 32, 16), (1, 64, 32), (1, 32, 32), (1, 64, 16), (1, 64, 64)]).into_iter().take(most) {
+            for p in pairs(&[(2, 64, 16), (2, 32, 16), (1, 64, 32), (1, 32, 32), (1, 64, 16), (1, 64, 64)])
+                .into_iter()
+                .take(most)
+            {
                 let call = || flash::key_as(&client, &s, p, &b.qkv, &b.lse, &b.d_output, &b.d_qkv, &b.delta);
                 let t = time(&client, call);
                 println!("  key {} {} {}: {t:.3} ms {:.0} TFLOP/s", p.row_tiles, p.columns, p.step, 8.0 * work / t);

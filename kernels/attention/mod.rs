@@ -131,7 +131,9 @@ pub fn forward<R: Runtime>(
         #[cfg(feature = "cuda")]
         Path::Hopper => hopper::forward(client, shape, qkv, output, lse),
         Path::Matrix => flash::forward(client, shape, qkv, output, lse),
-        Path::Portable => portable::forward(client, shape, portable::Plan::forward(client, shape.head_dim), qkv, output, lse),
+        Path::Portable => {
+            portable::forward(client, shape, portable::Plan::forward(client, shape.head_dim), qkv, output, lse)
+        }
     }
     Ok(())
 }

@@ -52,7 +52,8 @@ pub fn run<R: CubeRuntime>(
     let batch = recipe.train.batch_size;
     let run = Run::<R>::of(recipe, dtype, device, &values, memory, options)?;
     let (free_after, usage) = (free(), run.task.clip.ws.arena.usage());
-    let [vision, text] = shape.tower_sizes(recipe.train.clips_at_once(), options.words + 2, run.task.clip.ws.kind.size());
+    let [vision, text] =
+        shape.tower_sizes(recipe.train.clips_at_once(), options.words + 2, run.task.clip.ws.kind.size());
     let chunks = batch as f64 / vision.batch as f64;
     let operations = 3.0 * chunks * (vision.forward_operations() + text.forward_operations());
     let Run { task, samples, grown, .. } = run;
@@ -155,6 +156,10 @@ impl<R: CubeRuntime> Run<R> {
                 last = Instant::now();
                 reserved.push(client.memory_usage().map_or(0, |usage| usage.bytes_reserved));
             }
+        }
+        if let Some(last) = waiting.take() {
+            // A result that nobody waits for would keep its memory mapped.
+            cubecl::future::block_on(last).map_err(DeviceError::from_server)?;
         }
         if let Some(detail) = avion_kernels::cuda::take_failure(&client) {
             return Err(DeviceError::Failed { detail });

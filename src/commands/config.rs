@@ -17,11 +17,11 @@ pub(super) fn run(args: ConfigArgs) -> Result<u8> {
     };
     print(&resolved.to_toml(true)?)?;
     if args.check {
-        check(&resolved)?;
         // For a CUDA device with room; `auto` precision counts as bf16.
         let f32_only = resolved.recipe.train.precision == Precision::F32;
         let kind = if f32_only { FloatKind::F32 } else { FloatKind::Bf16 };
         eprintln!("\n{}", MemoryPlan::of(&resolved.recipe, kind, DeviceMemory { free: None, cuda: true })?);
+        check(&resolved)?;
     }
     Ok(0)
 }

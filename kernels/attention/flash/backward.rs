@@ -4,6 +4,7 @@
 //! `dK = scale dS^T Q`, `dV = P^T dO`.
 
 use super::{Plan, fragments::*};
+use core::f32::consts::LOG2_E;
 use cubecl::{
     cmma::{MatrixIdent, MmaDefinition},
     ir::FastMath,
@@ -12,7 +13,6 @@ use cubecl::{
         *,
     },
 };
-use core::f32::consts::LOG2_E;
 
 /// `dQ` and `delta`: a cube owns rows of Q, dO and O and walks tiles of K and V. Grid `(row blocks, heads, clips)`.
 #[cube(launch_unchecked, fast_math = FastMath::all())]
@@ -324,7 +324,8 @@ fn row_dots<E: Float, NA: Size>(
             for i in 0..2u32 {
                 let tile = comptime!((t * plan.row_tiles + r / 2) as usize);
                 let at = comptime!((2 * i + r % 2) as usize);
-                let x = Vector::<f32, NA>::cast_from(o.index(tile)[at]) * Vector::<f32, NA>::cast_from(g.index(tile)[at]);
+                let x =
+                    Vector::<f32, NA>::cast_from(o.index(tile)[at]) * Vector::<f32, NA>::cast_from(g.index(tile)[at]);
                 part += x[0usize] + x[1usize];
             }
         }

@@ -129,7 +129,8 @@ pub(crate) fn multiply_tile<E: Float, NA: Size, NB: Size, NC: Size>(
     };
     #[unroll]
     for n in 0..comptime!(columns / 16) {
-        let step = if comptime!(across) { comptime!(16 * t * pitch + 2 * n) } else { comptime!(16 * n * pitch + 2 * t) };
+        let step =
+            if comptime!(across) { comptime!(16 * t * pitch + 2 * n) } else { comptime!(16 * n * pitch + 2 * t) };
         let p = (start + step) as usize;
         let b = def.load_matrix::<_, NB>(&tile.slice(p, p + 1), MatrixIdent::B, 4usize, across);
         #[unroll]

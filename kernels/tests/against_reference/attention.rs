@@ -113,10 +113,9 @@ fn attention_refuses_what_it_cannot_do_before_launching() {
         (AttentionShape { batch: 60_000, tokens: 800, ..good }, ["elements", "2^32", "[60000, 800, 3, 3, 32]"]),
     ] {
         let forward = attention::forward(&client, &shape, &nothing, &nothing, &nothing).unwrap_err().to_string();
-        let backward =
-            attention::backward(&client, &shape, &nothing, &nothing, &nothing, &nothing, &nothing, &nothing)
-                .unwrap_err()
-                .to_string();
+        let backward = attention::backward(&client, &shape, &nothing, &nothing, &nothing, &nothing, &nothing, &nothing)
+            .unwrap_err()
+            .to_string();
         for error in [forward, backward] {
             assert!(error.starts_with("attention: ") && words.iter().all(|word| error.contains(word)), "{error}");
         }

@@ -55,8 +55,7 @@ pub fn launch_all<R: Runtime>(client: &ComputeClient<R>) -> Result<(), KernelErr
         blocks(client, kind)?;
         ends(client, kind)?;
         for causal in [false, true] {
-            let shape =
-                pooled::PooledShape { batch: BATCH, tokens: TOKENS, heads: HEADS, head_dim: 64, causal, kind };
+            let shape = pooled::PooledShape { batch: BATCH, tokens: TOKENS, heads: HEADS, head_dim: 64, causal, kind };
             let [q, output, gradient, d_q] = [(); 4].map(|()| buffers.of(BATCH * WIDTH, kind));
             let [kv, d_kv] = [(); 2].map(|()| buffers.of(ROWS * 2 * WIDTH, kind));
             let (picks, weights) = (buffers.f32s(BATCH), buffers.f32s(shape.probabilities_len()));

@@ -3,11 +3,11 @@
 //!
 //! ```text
 //! python3 tests/fixtures/parity_torch.py --size b16 --batch 16 --output DIR
-//! AVION_PARITY_DIR=DIR AVION_PARITY_DTYPE=bf16 cargo test --release --test device_parity -- --nocapture
+//! AVION_PARITY_DIR=DIR AVION_PARITY_DTYPE=bf16 cargo test --release --test model device_parity -- --nocapture
 //! python3 tests/fixtures/parity_torch.py --output DIR --compare DIR/ours_bf16.safetensors --residual bf16
 //!
 //! python3 tests/fixtures/loss_curve_torch.py --make --size b16 --precision f32 bf16 --output DIR
-//! AVION_CURVE_DIR=DIR AVION_PARITY_DTYPE=bf16 cargo test --release --test device_parity curve -- --nocapture
+//! AVION_CURVE_DIR=DIR AVION_PARITY_DTYPE=bf16 cargo test --release --test model curve -- --nocapture
 //! python3 tests/fixtures/loss_curve_torch.py --plot --output DIR
 //! ```
 #![cfg(feature = "video")]

@@ -1,8 +1,7 @@
 //! The model, its loss and its gradients against PyTorch in f64 (fixtures by `tests/fixtures/clip/make_clip_fixture.py`).
 #![cfg(feature = "wgpu")]
 
-mod common;
-
+use crate::common::{Fixture, assert_close};
 use avion::config::recipe::Activation;
 use avion::data::rng::{Purpose, keyed};
 use avion::loss::contrastive::contrastive;
@@ -12,7 +11,6 @@ use avion::ops::block::Keep;
 use avion::ops::tensor::{Ad, T, primitive};
 use avion_kernels::Handle;
 use burn::tensor::{DType, Tensor};
-use common::{Fixture, assert_close};
 use cubecl::wgpu::{WgpuDevice, WgpuRuntime as R};
 use rand::Rng;
 use std::sync::Arc;

@@ -1,0 +1,10 @@
+//! The model on a device: against PyTorch, and through whole training runs. One program, because each that holds the model
+//! takes minutes to compile.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod clip_parity;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+mod device_parity;
+mod training;
