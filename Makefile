@@ -20,8 +20,8 @@ demo: setup ## Build, then train and score a small model on synthetic narrated c
 	$(CARGO) run --release --locked --quiet --bin avion -- demo --output "$(OUTPUT)" $(ARGS)
 	@echo "Report: $(abspath $(OUTPUT))/report.html"
 
-test: setup ## Run every test that needs no special hardware
-	$(CARGO) test --release --locked --workspace
+test: setup ## Run every test that needs no special hardware (those of emulated CUDA: make check-cuda)
+	$(CARGO) test --release --locked --workspace --exclude cuda-check
 
 check-cuda: ## Without a GPU: run the CUDA kernels on an emulator, hold their registers against kernels/cuda-budget.toml
 	@.ci/setup.sh pip

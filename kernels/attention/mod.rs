@@ -208,10 +208,10 @@ pub fn reference(shape: &AttentionShape, qkv: &[f32], d_output: &[f32]) -> Refer
             for (j, score) in scores.iter().enumerate() {
                 let p = (score - lse).exp();
                 let ds = p * (dot(gradient, of(2, j)) - delta) * scale;
-                for c in 0..d {
+                for (c, g) in gradient.iter().enumerate() {
                     result.d_qkv[part(0, i) + c] += ds * f64::from(of(1, j)[c]);
                     result.d_qkv[part(1, j) + c] += ds * f64::from(of(0, i)[c]);
-                    result.d_qkv[part(2, j) + c] += p * f64::from(gradient[c]);
+                    result.d_qkv[part(2, j) + c] += p * f64::from(*g);
                 }
             }
         }

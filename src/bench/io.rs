@@ -61,7 +61,7 @@ pub fn run<R: CubeRuntime>(ws: &Workspace<R>, small: bool, folder: &Path) -> Res
 fn disk(folder: &Path) -> std::io::Result<(Vec<f64>, Vec<f64>)> {
     std::fs::create_dir_all(folder)?;
     let path = folder.join(format!(".avion-bench-{}", std::process::id()));
-    let data: Vec<u8> = (0..FILE).map(|i| (i * 31 >> 3) as u8).collect();
+    let data: Vec<u8> = (0..FILE).map(|i| ((i * 31) >> 3) as u8).collect();
     let (mut write, mut read) = (Vec::new(), Vec::new());
     let outcome = (0..3).try_for_each(|_| {
         let start = Instant::now();

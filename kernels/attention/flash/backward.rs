@@ -3,6 +3,8 @@
 //! `P = exp(scale S - lse)`, `dP = dO V^T`, `dS = P * (dP - delta)`, `delta = rowsum(dO * O)`; `dQ = scale dS K`,
 //! `dK = scale dS^T Q`, `dV = P^T dO`.
 
+#![allow(clippy::manual_is_multiple_of, reason = "CubeCL expands the operator, not the method")]
+
 use super::{Plan, fragments::*};
 use core::f32::consts::LOG2_E;
 use cubecl::{

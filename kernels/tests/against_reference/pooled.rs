@@ -58,13 +58,13 @@ fn one_query_sees_what_its_row_of_the_whole_attention_sees() {
         backward(&client, &shape, [&q_, &kv_], [&output, &g_], &p, [&d_q, &d_kv]);
 
         let (mut out_, mut dq_, mut dkv_) = (vec![0.0; q.len()], vec![0.0; q.len()], vec![0.0; kv.len()]);
-        for b in 0..batch {
+        for (b, end) in ends.iter().enumerate() {
             for h in 0..heads {
                 let own = b * width + h * head_dim;
                 let at = |t: usize, part: usize| ((b * tokens + t) * 2 + part) * width + h * head_dim;
                 let row = |from: &[f32], i: usize| from[i..i + head_dim].iter().map(|v| *v as f64).collect::<Vec<_>>();
                 let [k, v] = [0, 1].map(|part| (0..tokens).map(|t| row(&kv, at(t, part))).collect::<Vec<_>>());
-                let seen = if causal { ends[b] as usize - b * tokens + 1 } else { tokens };
+                let seen = if causal { *end as usize - b * tokens + 1 } else { tokens };
                 let (o, dq, parts) = reference(&row(&q, own), &k, &v, &row(&gradient, own), seen);
                 out_[own..own + head_dim].copy_from_slice(&o);
                 dq_[own..own + head_dim].copy_from_slice(&dq);
