@@ -148,12 +148,6 @@ impl<R: Runtime> Arena<R> {
     pub fn usage(&self) -> ArenaUsage {
         lock(&self.slabs).usage
     }
-
-    /// Starts the peak anew from what is in use now.
-    pub fn reset_peak(&self) {
-        let usage = &mut lock(&self.slabs).usage;
-        usage.peak = usage.in_use;
-    }
 }
 
 /// Which parts of a range are free.

@@ -236,7 +236,7 @@ impl CubeTask<CudaCompiler> for Variant {
 /// The CUDA C++ of every variant that a call may launch, with its name: for checks without a GPU. For sm_90a alone.
 pub fn sources() -> Vec<(String, String)> {
     let mut sources = Vec::new();
-    for (kind, causal) in [(FloatKind::Bf16, false), (FloatKind::Bf16, true), (FloatKind::F16, false)] {
+    for (kind, causal) in [(FloatKind::Bf16, false), (FloatKind::Bf16, true)] {
         // Fewer rows wasted by either tile of the short variant, then the two longer ones.
         for tokens in [77, 224, 785, 1568] {
             let shape = AttentionShape { batch: 1, tokens, heads: 1, head_dim: HEAD_DIM, causal, kind };

@@ -176,10 +176,6 @@ impl<R: CubeRuntime> Task<R> for ContrastiveTask<R> {
         Some(self.clip.logit_scale.value_handle().clone())
     }
 
-    fn peak_bytes(&self) -> u64 {
-        self.clip.ws.arena.usage().peak
-    }
-
     fn evaluate(&self, stop: &dyn Fn() -> bool) -> Result<Option<Vec<Evaluation>>, EvalError> {
         let retriever = Retriever { clip: &self.clip, tokenizer: &self.tokenizer, batch_size: self.eval_batch, stop };
         self.eval_sets.iter().map(|set| retriever.evaluate(set, &self.recipe)).collect()

@@ -36,9 +36,6 @@ pub trait Task<R: CubeRuntime> {
     /// `ln` of the inverse temperature, `[1]`, f32, on the device, when there is one.
     fn logit_scale(&self) -> Option<Handle>;
 
-    /// Bytes of device memory that activations take at their most so far.
-    fn peak_bytes(&self) -> u64;
-
     /// Scores every evaluation set of the recipe; `None` when `stop` said to stop meanwhile.
     ///
     /// # Errors

@@ -1,7 +1,5 @@
 //! The forward kernel: FlashAttention-2's algorithm 1.
 
-#![allow(clippy::manual_is_multiple_of, reason = "CubeCL expands the operator, not the method")]
-
 use super::{Plan, fragments::*};
 use cubecl::{
     cmma::{MatrixIdent, MmaDefinition},

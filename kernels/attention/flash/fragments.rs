@@ -248,3 +248,14 @@ pub(crate) fn mask_columns<NC: Size>(
         }
     }
 }
+
+/// One factor for all rows of [`store_rows`].
+#[cube]
+pub(crate) fn same_factor(factor: f32, #[comptime] plan: Plan) -> Array<f32> {
+    let mut out = Array::<f32>::new(comptime!(2 * plan.row_tiles as usize));
+    #[unroll]
+    for r in 0..comptime!(2 * plan.row_tiles as usize) {
+        out[r] = factor;
+    }
+    out
+}

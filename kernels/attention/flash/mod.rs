@@ -10,18 +10,19 @@
 //! the scores and `dP` are computed twice. Bytes: qkv and output once, k and v again for every block of rows (from cache).
 //!
 //! Source: Dao 2023, arXiv:2307.08691, algorithms 1 and 2.
-
 #![allow(
     clippy::manual_div_ceil,
+    clippy::manual_is_multiple_of,
     clippy::collapsible_if,
     reason = "kernels are written in CubeCL's subset of Rust, where these forms are the ones it expands"
 )]
 
-pub mod backward;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod forward;
 mod fragments;
+pub mod key;
+pub mod query;
 
 use super::AttentionShape;
 use crate::{FloatKind, Handle};
@@ -275,8 +276,8 @@ pub fn query_as<R: Runtime>(
     delta: &Handle,
 ) {
     launch!(
-        backward::query_kernel::launch_unchecked,
-        backward::query_kernel::QueryKernel,
+        query::query_kernel::launch_unchecked,
+        query::query_kernel::QueryKernel,
         client,
         shape,
         plan,
@@ -304,8 +305,8 @@ pub fn key_as<R: Runtime>(
     delta: &Handle,
 ) {
     launch!(
-        backward::key_kernel::launch_unchecked,
-        backward::key_kernel::KeyKernel,
+        key::key_kernel::launch_unchecked,
+        key::key_kernel::KeyKernel,
         client,
         shape,
         plan,

@@ -3,7 +3,10 @@
 use crate::support::{Client, assert_close, client, read_f32, upload};
 use avion_kernels::{
     FloatKind, Handle,
-    attention::{self, AttentionShape, Path},
+    attention::{
+        self, AttentionShape, Path,
+        portable::{self, Plan},
+    },
 };
 use cubecl::prelude::*;
 use half::f16;
@@ -81,6 +84,24 @@ fn attention_matches_reference_over_head_widths() {
         check(AttentionShape { batch: 2, tokens: 77, heads: 2, head_dim, causal: false, kind: FloatKind::F32 });
     }
     check(AttentionShape { batch: 1, tokens: 77, heads: 3, head_dim: 64, causal: true, kind: FloatKind::F32 });
+}
+
+/// The way the kernels are cut on a GPU, which no adapter without plane operations would choose.
+#[test]
+fn attention_matches_reference_cut_for_a_gpu() {
+    let (client, mut rng) = (client(), ChaCha8Rng::seed_from_u64(2));
+    let shape = AttentionShape { batch: 2, tokens: 77, heads: 3, head_dim: 32, causal: true, kind: FloatKind::F32 };
+    let plan = Plan { head_dim: 32, units: 64, rows: 1, in_registers: true };
+    let qkv = values(&mut rng, shape.qkv_len(), shape.kind);
+    let d_output = values(&mut rng, shape.output_len(), shape.kind);
+    let (packed, gradient) = (upload(&client, &qkv), upload(&client, &d_output));
+    let [output, lse, d_qkv, delta] = [shape.output_len(), shape.lse_len(), shape.qkv_len(), shape.lse_len()]
+        .map(|len| upload(&client, &vec![f32::NAN; len]));
+    portable::forward(&client, &shape, plan, &packed, &output, &lse);
+    portable::backward(&client, &shape, [plan; 2], &packed, &output, &lse, &gradient, &d_qkv, &delta);
+    let expected = attention::reference(&shape, &qkv, &d_output);
+    assert_close("output", &read_f32(&client, output), &expected.output, 2e-5);
+    assert_close("gradient", &read_f32(&client, d_qkv), &expected.d_qkv, 2e-5);
 }
 
 #[test]
