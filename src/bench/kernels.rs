@@ -109,7 +109,7 @@ pub(super) fn filled<R: CubeRuntime>(ws: &Workspace<R>, rows: usize, columns: us
     matrix
 }
 
-/// The shapes, or small ones on a device without matrix units.
+/// The shapes of video and text training, or small ones on a device without matrix units.
 ///
 /// # Errors
 /// What the device reports.
