@@ -38,7 +38,8 @@ pub fn run<R: CubeRuntime>(ws: &Workspace<R>, small: bool, folder: &Path) -> Res
     for _ in 0..SAMPLES {
         let source = vec![1u8; bytes];
         let start = Instant::now();
-        host.copy_from_slice(&source);
+        host.copy_from_slice(std::hint::black_box(&source));
+        std::hint::black_box(&host);
         copy.push(start.elapsed().as_secs_f64());
     }
     let (from, to) = (ws.floats(bytes / 4), ws.floats(bytes / 4));

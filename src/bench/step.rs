@@ -77,7 +77,7 @@ pub fn run<R: CubeRuntime>(
             gib(grown),
         ),
         format!(
-            "useful work {:.1} TFLOP a step (forward three times, nothing counted twice), {:.0}% of the peak of \
+            "useful work {:.3} TFLOP a step (forward three times, nothing counted twice), {:.0}% of the peak of \
              {peak:.3} TFLOP/s measured here",
             operations / 1e12,
             100.0 * operations / step.median_ms / 1e9 / peak,
