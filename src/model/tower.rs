@@ -119,11 +119,7 @@ impl<R: CubeRuntime> Tower<R> {
         let stream = self.last(&samples, &dropped).backward(&x, last, &stream, below(full));
         drop(x);
         for (layer, (x, kept)) in blocks.into_iter().enumerate().rev() {
-            let block = self.block(layer, &samples, &dropped);
-            if !dropped.is_empty() {
-                block.output_bias_gradient(&stream);
-            }
-            block.backward(&x, kept, &stream, below(layer));
+            self.block(layer, &samples, &dropped).backward(&x, kept, &stream, below(layer));
         }
         stream
     }

@@ -117,8 +117,8 @@ impl<R: CubeRuntime> Block<'_, R> {
     }
 
     /// Gradient of `x` from that of the block's output, which becomes it, in place. Adds every weight's gradient to its
-    /// own, except that of `c_proj_bias`, which is the column sum of the output's gradient: whoever made that adds it.
-    /// `below` is the like bias of the block before, if any.
+    /// own, except, without drop path, that of `c_proj_bias`: it is the column sum of the output's gradient, and whoever
+    /// made that adds it. `below` is the like bias of the block before, if any.
     pub fn backward(&self, x: &Matrix, kept: Kept, stream: &Matrix, below: Option<&Weight<R>>) {
         let (ws, w) = (self.ws, self.weights);
         let Kept { mut qkv, mut attended, middle, hidden, stats_1, stats_2 } = kept;
@@ -143,6 +143,9 @@ impl<R: CubeRuntime> Block<'_, R> {
             Some(w.c_fc_bias.gradient_handle()),
         );
         linear::weight_gradient(ws, &hidden, &branch, &w.c_proj);
+        if dropped {
+            w.c_proj_bias.accumulate_columns(ws, &branch);
+        }
         drop((hidden, branch));
         let d_normed = linear::input_gradient(ws, &d_hidden, &w.c_fc);
         let out_proj_bias = (!dropped).then_some(&w.out_proj_bias);
@@ -178,13 +181,6 @@ impl<R: CubeRuntime> Block<'_, R> {
         let d_normed = linear::input_gradient(ws, &d_qkv, &w.in_proj);
         w.ln_1.backward(ws, x, &stats_1, &d_normed, stream, below);
         linear::weight_gradient(ws, &d_normed, &d_qkv, &w.in_proj);
-    }
-
-    /// Adds the gradient of `c_proj_bias` from that of the block's output: for the last block, and wherever drop path
-    /// weighs rows differently.
-    pub fn output_bias_gradient(&self, stream: &Matrix) {
-        let branch = branch_gradient(self.ws, stream, &self.mlp_branch());
-        self.weights.c_proj_bias.accumulate_columns(self.ws, &branch);
     }
 
     fn qkv(&self, x: &Matrix) -> (Matrix, Stats) {

@@ -170,3 +170,34 @@ fn drop_path_does_not_depend_on_chunks() {
     let plain = read(clip.encode_video(frames, &Pass::INFERENCE).inner());
     assert!(plain.iter().zip(&whole).any(|(a, b)| (a - b).abs() > 1e-3), "half of all branches are dropped");
 }
+
+/// Drop path at a rate too small to drop anything takes the other way through every branch, to the same gradients.
+#[test]
+fn a_drop_path_that_drops_nothing_changes_no_gradient() {
+    let weights = Fixture::open("weights");
+    let mut rng = keyed(2, 0, 0, Purpose::Synthetic);
+    let pixels: Vec<u8> = (0..4 * 3 * 32 * 32 * 3).map(|_| rng.random()).collect();
+    let d_feature: Vec<f32> = (0..4 * 24).map(|_| rng.random_range(-1.0..1.0)).collect();
+    let run = |rate: f32, keep: Keep| {
+        let mut shape = shape(3, Activation::Gelu);
+        shape.drop_path = vec![rate; 2];
+        let clip = model(shape, &weights);
+        let drop_path = Some(avion::model::tower::DropKey { seed: 3, step: 7, first: 0 });
+        let pass = Pass { drop_path, ..tracked(&clip, 4, 8, keep) };
+        let video = clip.encode_video(clip.upload_frames(&pixels, 4), &pass);
+        let data = burn::tensor::TensorData::new(d_feature.clone(), [4, 24]);
+        let gradient = T::<R, 2>::from_data(data, &WgpuDevice::default());
+        (video * Tensor::<Ad<R>, 2>::from_inner(gradient)).sum().backward();
+        (clip.params.specs().to_vec(), clip.params.read(clip.params.gradients()).unwrap())
+    };
+    let (specs, expected) = run(0.0, Keep::ALL);
+    let (_, got) = run(1e-9, Keep::NOTHING);
+    for ((spec, got), expected) in specs.iter().zip(&got).zip(&expected) {
+        let size = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        if size > 1e-6 {
+            assert_close(&spec.name, got, expected, 2e-5);
+        }
+    }
+    let bias = specs.iter().position(|spec| spec.name == "visual.transformer.resblocks.0.mlp.c_proj.bias").unwrap();
+    assert!(expected[bias].iter().any(|g| g.abs() > 1e-6), "the bias that both ways add differently has a gradient");
+}
