@@ -1,5 +1,9 @@
 //! From our names to those that PyTorch users load: OpenAI CLIP / open_clip, Hugging Face.
 
+mod videomae;
+
+pub use videomae::{HuggingFaceModel, VideoMaeSettings, to_hugging_face_videomae};
+
 use super::error::CheckpointError;
 use super::names::of_tensor;
 use super::tensor::{HostTensor, Tensors};

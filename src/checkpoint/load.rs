@@ -4,18 +4,24 @@ use super::error::CheckpointError;
 use super::names::{Naming, of_tensor};
 use super::tensor::{HostTensor, Tensors};
 use super::weights::WeightFile;
+use std::collections::BTreeMap;
 use std::fmt;
 
-/// The parameters of the shared space. AVION never takes them from CLIP: its space has another
-/// width and the temperature starts anew.
-const PROJECTIONS: &[&str] = &["visual.image_projection", "textual.text_projection", "logit_scale"];
+/// The parameters of the shared space: AVION never takes them from CLIP, whose space has another
+/// width, and the temperature starts anew. And those that tell classes apart, which are another
+/// data set's.
+const PROJECTIONS: &[&str] =
+    &["visual.image_projection", "textual.text_projection", "logit_scale", "head.weight", "head.bias"];
+/// The norm before a classifier's head. Pre-trained VideoMAE files do not have it.
+const HEAD_NORM: &[&str] = &["fc_norm.weight", "fc_norm.bias"];
 const TEMPORAL: &str = "visual.temporal_embedding";
 const TEXT_POSITIONS: &str = "textual.positional_embedding";
 
 /// What to take from a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoadOptions {
-    /// Also the two projections and the temperature.
+    /// All of a trained model: also the two projections and the temperature, or a classifier's head
+    /// with the norm before it, which then must be there.
     pub projections: bool,
 }
 
@@ -46,11 +52,26 @@ impl fmt::Display for LoadReport {
             [("not in the file", &self.missing), ("left at their start", &self.skipped), ("ignored", &self.unexpected)]
         {
             if !names.is_empty() {
-                write!(f, "; {what}: {}", names.join(", "))?;
+                write!(f, "; {what}: {}", listed(names))?;
             }
         }
         Ok(())
     }
+}
+
+/// The names; of many that begin alike, such as a decoder's, the beginning and how many.
+fn listed(names: &[String]) -> String {
+    const SPELLED: usize = 4;
+    let module = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
+    let mut modules: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for name in names {
+        modules.entry(module(name)).or_default().push(name);
+    }
+    let parts = modules.into_iter().map(|(module, names)| match names.len() {
+        0..=SPELLED => names.join(", "),
+        count => format!("{count} of {module}"),
+    });
+    parts.collect::<Vec<_>>().join(", ")
 }
 
 /// Takes from `file` the tensors that a model expects, as f32 in the expected shapes.
@@ -61,7 +82,8 @@ impl fmt::Display for LoadReport {
 ///
 /// # Errors
 /// [`CheckpointError::Mismatch`] naming every tensor of another shape, every one that the file
-/// lacks (but the temporal embedding, which starts at zero), and blocks that the model lacks;
+/// lacks (but the temporal embedding, which starts at zero, and the norm of a new classifier), and
+/// blocks that the model's towers lack; a decoder that the model does not have is only reported;
 /// [`CheckpointError::Tensor`] for weights that are not floating point.
 pub fn load_into(
     expected: &[(String, Vec<usize>)],
@@ -86,7 +108,8 @@ pub fn load_into(
             continue;
         }
         let Some(found) = found else {
-            if name != TEMPORAL {
+            let is_new = name == TEMPORAL || (!options.projections && HEAD_NORM.contains(&name.as_str()));
+            if !is_new {
                 problems.push(format!("{name}: expected {shape:?}, not in the file"));
             }
             report.missing.push(name.clone());
@@ -104,8 +127,10 @@ pub fn load_into(
         report.loaded.push(name.clone());
         tensors.insert(name.clone(), tensor);
     }
+    let has_decoder = expected.iter().any(|(name, _)| name.starts_with("decoder."));
     for name in rest.into_keys() {
-        if name.contains(".resblocks.") {
+        let is_block = name.contains(".resblocks.") || name.contains(".blocks.");
+        if is_block && (has_decoder || !name.starts_with("decoder.")) {
             problems.push(format!("{name}: not in the model, which has fewer layers"));
         }
         report.unexpected.push(name);

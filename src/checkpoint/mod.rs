@@ -22,7 +22,9 @@ pub mod torch_file;
 mod weights;
 
 pub use error::CheckpointError;
-pub use export::{Temporal, to_hugging_face_names, to_openai_names};
+pub use export::{
+    HuggingFaceModel, Temporal, VideoMaeSettings, to_hugging_face_names, to_hugging_face_videomae, to_openai_names,
+};
 pub use folder::{Checkpoint, Snapshot, read, verify};
 pub use load::{LoadOptions, LoadReport, load_into};
 pub use names::{Naming, to_our_names};
