@@ -321,6 +321,8 @@ fn every_bad_value_of_a_task_is_reported() {
         ("data.repeats", pre_training, |r| r.data.repeats = 0),
         ("data.train.0.format", sound, |r| r.data.train[0].format = SourceFormat::Kinetics),
         ("data.eval.0.format", classifier, |r| r.data.eval[0].format = SourceFormat::Table),
+        ("data.train.0.chunk_s", classifier, |r| r.data.train[0].chunk_s = 15.0),
+        ("data.train.0.first_label", sound, |r| r.data.train[0].first_label = 1),
         ("data.stride", classifier, |r| r.data.stride = 0),
         ("data.stride_jitter", classifier, |r| r.data.stride_jitter = true),
         ("model.tubelet", pre_training, |r| r.model.tubelet = 0),

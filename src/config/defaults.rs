@@ -77,6 +77,7 @@ impl Default for SourceConfig {
             fps: 0.0,
             sentences: None,
             relevancy: None,
+            first_label: 0,
             captions: CaptionChoice::Random,
         }
     }

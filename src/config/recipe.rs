@@ -214,6 +214,8 @@ pub struct SourceConfig {
     pub sentences: Option<PathBuf>,
     /// EPIC-Kitchens-100 only: a relevancy matrix to read (numpy pickle); computed from the classes when absent.
     pub relevancy: Option<PathBuf>,
+    /// Labelled lists only: the label of the first class; UCF101's official lists count from 1.
+    pub first_label: usize,
     /// What to do with a record that has several captions.
     pub captions: CaptionChoice,
 }

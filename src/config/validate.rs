@@ -219,6 +219,17 @@ impl Judge {
             &format!("{key}.extension"),
             "chunk files need an extension, such as mp4",
         );
+        let labelled = source.format == SourceFormat::Kinetics;
+        self.need(
+            !labelled || source.chunk_s == 0.0,
+            &format!("{key}.chunk_s"),
+            "expected 0: the clips of a labelled list are whole files",
+        );
+        self.need(
+            labelled || source.first_label == 0,
+            &format!("{key}.first_label"),
+            "belongs to format = \"kinetics\": remove it or change the format",
+        );
         let only_ek100 = [("sentences", source.sentences.is_some()), ("relevancy", source.relevancy.is_some())];
         for (name, is_set) in only_ek100 {
             self.need(
