@@ -1,7 +1,9 @@
 //! Annotation files of every format, written here or, where `../shared/data` exists, as published.
 
 use avion::config::recipe::{SourceConfig, SourceFormat};
-use avion::data::annotations::{AnnotationError, Place, ek100, load, read_ego4d, read_table};
+use avion::data::annotations::{
+    AnnotationError, Place, check_labels, ek100, load, read_ego4d, read_kinetics, read_names, read_table,
+};
 use avion::data::pickle::{NdArray, Pickle};
 use avion::data::{Captions, Clip, Layout};
 use std::path::{Path, PathBuf};
@@ -372,4 +374,113 @@ fn ek100_training_sentences_are_read() {
     assert_eq!(sentences.len(), 15_989);
     assert_eq!(&*sentences[1].narration, "turn on light");
     assert_eq!(sentences[1].line, 3);
+}
+
+fn labelled(text: &str) -> Vec<(String, u32)> {
+    let folder = Scratch::new();
+    let source = load(&config(SourceFormat::Kinetics, folder.file("list.txt", text))).unwrap();
+    assert!(source.clips.iter().all(|clip| clip.whole));
+    source.clips.iter().map(|clip| (clip.video.to_string(), clip.label.unwrap())).collect()
+}
+
+fn named(pairs: &[(&str, u32)]) -> Vec<(String, u32)> {
+    pairs.iter().map(|(video, label)| ((*video).to_owned(), *label)).collect()
+}
+
+#[test]
+fn labelled_lists_are_read_in_every_form() {
+    let expected = named(&[("a/x.mp4", 3), ("b/y.mp4", 0)]);
+    for text in [
+        "a/x.mp4 3\nb/y.mp4 0\n",
+        "a/x.mp4 300 3\r\nb/y.mp4 1 0",
+        "\u{feff}a/x.mp4,3\n\nb/y.mp4,0\n\n",
+        "a/x.mp4, 300, 3\nb/y.mp4, 12, 0",
+        "a/x.mp4\t300\t3\nb/y.mp4\t12\t0",
+        "\"a/x.mp4\" 3\n'b/y.mp4' 0",
+    ] {
+        assert_eq!(labelled(text), expected, "{text}");
+    }
+    // Spaces and commas within paths; names without an extension.
+    assert_eq!(labelled("my cat, 2.mp4 7\nplain.mp4 8"), named(&[("my cat, 2.mp4", 7), ("plain.mp4", 8)]));
+    assert_eq!(labelled("riding a bike/v 12 300 7\nx 5 8"), named(&[("riding a bike/v 12", 7), ("x", 8)]));
+    assert_eq!(labelled("RGB_val/jf7RDuUTrsQ 300 325"), named(&[("RGB_val/jf7RDuUTrsQ", 325)]));
+    assert_eq!(labelled("a b.mp4,3\nc.mp4,4"), named(&[("a b.mp4", 3), ("c.mp4", 4)]));
+}
+
+#[test]
+fn lists_may_count_from_one_and_name_whole_paths() {
+    let folder = Scratch::new();
+    let root = std::path::absolute(folder.0.path()).unwrap();
+    let text = format!("{}/Apply/v_a.avi 1\nArchery/v_b.avi 2\n", root.display());
+    let list = folder.file("trainlist01.txt", text);
+    let ucf = SourceConfig { first_label: 1, root: root.clone(), ..config(SourceFormat::Kinetics, list) };
+    let clips = load(&ucf).unwrap().clips;
+    let found: Vec<_> = clips.iter().map(|clip| (&*clip.video, clip.label)).collect();
+    assert_eq!(found, [("Apply/v_a.avi", Some(0)), ("Archery/v_b.avi", Some(1))]);
+    let elsewhere = SourceConfig { root: root.join("videos"), ..ucf };
+    let text = load(&elsewhere).unwrap_err().to_string();
+    assert!(text.contains("line 1") && text.contains("absolute"), "{text}");
+}
+
+#[test]
+fn wrong_lines_of_a_list_are_named() {
+    let folder = Scratch::new();
+    let fails = |text: &str, first_label| {
+        let list = folder.file("list.txt", text);
+        load(&SourceConfig { first_label, ..config(SourceFormat::Kinetics, list) }).unwrap_err().to_string()
+    };
+    for (text, first_label, parts) in [
+        ("a.mp4 0\nb.mp4 x\n", 0, ["line 2: field label", "expected a class number, 0 or more", "\"b.mp4 x\""]),
+        ("a.mp4 -1", 0, ["line 1: field label", "0 or more", "-1"]),
+        ("a.mp4 99999999999", 0, ["line 1: field label", "0 or more", "99999999999"]),
+        ("a.mp4 1\nb.mp4 0", 1, ["line 2: field label", "first_label or more", "b.mp4 0"]),
+        ("a.mp4 0 3", 0, ["line 1: field frames", "1 or more", "a.mp4 0 3"]),
+        ("a.mp4 9 3\nb.mp4 3", 0, ["line 2", "path frames label", "b.mp4 3"]),
+        ("a.mp4 3\nb.mp4 9 3", 0, ["line 2", "path label", "b.mp4 9 3"]),
+        ("a.mp4 3\n7", 0, ["line 2", "path label", "\"7\""]),
+        ("a.mp4,3\nb.mp4 4", 0, ["line 2", "path,label", "b.mp4 4"]),
+        (
+            "label,youtube_id,time_start\nabseiling,0wR5jVB-WPk,417",
+            0,
+            ["line 1: field label", "class number", "time_start"],
+        ),
+        ("../a.mp4 3", 0, ["line 1", "../a.mp4", ".."]),
+        ("\n\n", 0, ["holds no records", "list.txt", ""]),
+    ] {
+        let found = fails(text, first_label);
+        assert!(parts.iter().all(|part| found.contains(part)), "{text}: {found}");
+    }
+    let chunked = SourceConfig { chunk_s: 15.0, ..config(SourceFormat::Kinetics, folder.file("c.txt", "a 3")) };
+    assert!(load(&chunked).unwrap_err().to_string().contains("chunk_s"));
+}
+
+#[test]
+fn labels_must_fit_the_classes() {
+    let folder = Scratch::new();
+    let list = folder.file("list.txt", "a.mp4 0\nb.mp4 101\n");
+    let source = load(&config(SourceFormat::Kinetics, list.clone())).unwrap();
+    check_labels(&list, &source, 102).unwrap();
+    let text = check_labels(&list, &source, 101).unwrap_err().to_string();
+    assert!(text.contains("\"b.mp4\" is of class 101") && text.contains("0 to 100"), "{text}");
+    let names = folder.file("names.txt", "archery\nriding a bike\n");
+    assert_eq!(read_names(&names, 2).unwrap(), ["archery", "riding a bike"]);
+    assert!(read_names(&names, 3).unwrap_err().to_string().contains("2 lines for classify.classes = 3"));
+}
+
+#[test]
+fn published_lists_are_read() {
+    let Some(shared) = shared() else { return };
+    let folder = shared.join("kinetics");
+    let read = |name: &str| read_kinetics(&folder.join(name), &shared, 0).unwrap();
+    let validation = read("k400_val_list_path_frames_label.head500.txt");
+    assert_eq!(validation.len(), 500);
+    assert_eq!((&*validation[0].video, validation[0].label), ("RGB_val/jf7RDuUTrsQ", Some(325)));
+    // The same clips in AVION's and in VideoMAE's form.
+    let ours = read("avion_list_of_clips.txt");
+    assert_eq!(ours, read("videomae_list_of_clips.csv"));
+    assert_eq!(ours.iter().map(|clip| clip.label.unwrap()).collect::<Vec<_>>(), [375, 375, 6, 129]);
+    let names = read_names(&folder.join("label_map_k400.txt"), 400).unwrap();
+    assert_eq!((&*names[375], &*names[129]), ("using segway", "flipping pancake"));
+    // The official CSV is no list of this kind.
+    assert!(read_kinetics(&folder.join("kinetics-400_val.csv"), &shared, 0).is_err());
 }

@@ -94,7 +94,7 @@ fn unknown_keys_and_wrong_types_are_all_named_with_their_lines() {
         "run.toml:4: optim.lr: expected a number, found \"fast\"",
         "run.toml:6: train.bach_size: unknown key; did you mean train.batch_size?",
         "run.toml:7: train.lr: unknown key; did you mean optim.lr?",
-        "run.toml:9: data.train.0.format: expected one of ego4d, ek100, table, found \"ego4\"; did you mean ego4d?",
+        "run.toml:9: data.train.0.format: expected one of ego4d, ek100, table, kinetics, found \"ego4\"; did you mean ego4d?",
         "run.toml:10: data.train.0.fps: expected a number, found true",
         "run.toml:11: models: unknown key; did you mean model?",
         "--set: train.epochs: expected a whole number, 0 or more, found -1",
@@ -158,10 +158,16 @@ fn overrides_set_words_numbers_lists_and_entries() {
 fn bad_overrides_say_what_is_possible() {
     for (text, expected) in [
         ("optim.lrr=1", "--set: optim.lrr: unknown key; did you mean optim.lr?"),
-        ("model.size=huge", "--set: model.size: expected one of tiny, vit-b16, vit-l14, vit-l14-336, found \"huge\""),
+        (
+            "model.size=huge",
+            "--set: model.size: expected one of tiny, vit-s16, vit-b16, vit-l16, vit-l14, vit-l14-336, found \"huge\"",
+        ),
         ("optim.lr=fast", "--set: optim.lr: expected a number, found \"fast\""),
         ("optim.lr=", "--set: optim.lr: expected a number, found nothing"),
-        ("eval=1", "--set: eval: is a section; set one of its keys: before_training, every_epochs, batch_size"),
+        (
+            "eval=1",
+            "--set: eval: is a section; set one of its keys: before_training, every_epochs, batch_size, views, crops",
+        ),
         (
             "data.train.3.root=/x",
             "--set: data.train.3.root: expected a number from 0 to 0 after data.train (0 appends), found \"3\"",
@@ -290,6 +296,81 @@ fn every_bad_value_is_reported() {
     // All at once are all reported.
     let together = judged(&everything).len();
     assert!(together > 25, "{together}");
+}
+
+/// The smallest recipe of a classifier with nothing wrong.
+fn classifier() -> Recipe {
+    let mut recipe = sound();
+    (recipe.task, recipe.classify.classes, recipe.model.frames) = (TaskKind::Classify, 10, 16);
+    for source in recipe.data.train.iter_mut().chain(&mut recipe.data.eval) {
+        source.format = SourceFormat::Kinetics;
+    }
+    recipe
+}
+
+/// The smallest recipe of VideoMAE pre-training with nothing wrong.
+fn pre_training() -> Recipe {
+    Recipe { task: TaskKind::Masked, ..sound() }
+}
+
+#[test]
+fn every_bad_value_of_a_task_is_reported() {
+    let cases: &[(&str, fn() -> Recipe, fn(&mut Recipe))] = &[
+        ("data.repeats", sound, |r| r.data.repeats = 2),
+        ("data.repeats", classifier, |r| r.data.repeats = 3),
+        ("data.repeats", pre_training, |r| r.data.repeats = 0),
+        ("data.train.0.format", sound, |r| r.data.train[0].format = SourceFormat::Kinetics),
+        ("data.eval.0.format", classifier, |r| r.data.eval[0].format = SourceFormat::Table),
+        ("data.train.0.chunk_s", classifier, |r| r.data.train[0].chunk_s = 15.0),
+        ("data.train.0.first_label", sound, |r| r.data.train[0].first_label = 1),
+        ("data.stride", classifier, |r| r.data.stride = 0),
+        ("data.stride_jitter", classifier, |r| r.data.stride_jitter = true),
+        ("model.tubelet", pre_training, |r| r.model.tubelet = 0),
+        ("model.frames", pre_training, |r| r.model.frames = 15),
+        ("masking.ratio", pre_training, |r| r.masking.ratio = 1.0),
+        ("masking.ratio", pre_training, |r| r.masking.ratio = f64::NAN),
+        ("masking.ratio", pre_training, |r| r.masking.ratio = 0.005),
+        ("masking.decoded", pre_training, |r| r.masking.decoded = 0.0),
+        ("masking.decoder_layers", pre_training, |r| r.masking.decoder_layers = 0),
+        ("masking.decoder_heads", pre_training, |r| r.masking.decoder_heads = 7),
+        ("masking.decoder_heads", pre_training, |r| r.masking.decoder_heads = 0),
+        ("masking.target_eps", pre_training, |r| r.masking.target_eps = 0.0),
+        ("classify.classes", classifier, |r| r.classify.classes = 1),
+        ("classify.init_scale", classifier, |r| r.classify.init_scale = 0.0),
+        ("classify.layer_decay", classifier, |r| r.classify.layer_decay = 1.5),
+        ("classify.ema", classifier, |r| r.classify.ema = 1.0),
+        ("classify.dropout", classifier, |r| r.classify.dropout = -0.1),
+        ("eval.crops", classifier, |r| r.eval.crops = 2),
+        ("eval.views", classifier, |r| r.eval.views = 0),
+        ("eval.views", classifier, |r| r.eval.views = 5),
+        ("eval.views", pre_training, |r| r.eval.views = 5),
+        ("augment.randaugment_magnitude", classifier, |r| r.augment.randaugment_magnitude = 11.0),
+        ("augment.randaugment_probability", classifier, |r| r.augment.randaugment_probability = 1.1),
+        ("augment.randaugment_std", classifier, |r| r.augment.randaugment_std = f64::NAN),
+        ("augment.erasing", classifier, |r| r.augment.erasing = -0.5),
+        ("augment.mixup", classifier, |r| r.augment.mixup = -1.0),
+        ("augment.cutmix", classifier, |r| r.augment.cutmix = f64::INFINITY),
+        ("augment.mix_probability", classifier, |r| r.augment.mix_probability = 2.0),
+        ("augment.switch_probability", classifier, |r| r.augment.switch_probability = 2.0),
+        ("augment.label_smoothing", classifier, |r| r.augment.label_smoothing = 1.0),
+        ("augment.mixup", sound, |r| r.augment.mixup = 0.8),
+        ("augment.erasing", pre_training, |r| r.augment.erasing = 0.25),
+        ("train.batch_size", classifier, |r| (r.augment.mixup, r.train.batch_size) = (0.8, 3)),
+    ];
+    for (name, recipe) in [("classify", classifier()), ("masked", pre_training())] {
+        assert_eq!(judged(&recipe), Vec::<String>::new(), "{name}");
+    }
+    for (key, sound, spoil) in cases {
+        let mut recipe = sound();
+        spoil(&mut recipe);
+        let found = judged(&recipe);
+        assert_eq!(found.len(), 1, "{key}: {found:?}");
+        assert!(found[0].starts_with(&format!("{key}: ")), "{key}: {found:?}");
+    }
+    // A batch of one is an odd batch only where clips are compared or mixed.
+    let mut one = pre_training();
+    one.train.batch_size = 1;
+    assert_eq!(judged(&one), Vec::<String>::new());
 }
 
 #[test]

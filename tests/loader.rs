@@ -106,12 +106,7 @@ impl OpenVideo for FakeVideo {
 }
 
 fn clip(video: &str) -> Clip {
-    Clip {
-        video: video.into(),
-        start_s: 1.0,
-        end_s: 4.0,
-        captions: Captions::One(format!("caption of {video}").into()),
-    }
+    Clip::narrated(video.into(), 1.0, 4.0, Captions::One(format!("caption of {video}").into()))
 }
 
 /// A source of `count` clips `0.mp4`, `1.mp4`, ..., whose (empty) files exist.

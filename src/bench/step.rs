@@ -183,7 +183,9 @@ fn made_up(number: u64, clips: usize, frames: usize, px: usize, words: usize) ->
     ClipBatch {
         frames: FrameBuffer::from(bytes),
         captions: (0..clips).map(|_| caption(&mut rng)).collect(),
+        labels: Vec::new(),
         samples: (0..clips as u64).collect(),
+        views: vec![0; clips],
         bad: Vec::new(),
         num_frames: frames,
         size_px: px,

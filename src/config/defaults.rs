@@ -15,6 +15,9 @@ impl Default for Recipe {
             optim: OptimConfig::default(),
             train: TrainConfig::default(),
             eval: EvalConfig::default(),
+            masking: MaskingConfig::default(),
+            classify: ClassifyConfig::default(),
+            augment: AugmentConfig::default(),
         }
     }
 }
@@ -24,6 +27,7 @@ impl Default for ModelConfig {
         Self {
             size: ModelSize::VitB16,
             frames: 4,
+            tubelet: 2,
             embed_dim: 256,
             context: 77,
             activation: Activation::Gelu,
@@ -45,9 +49,15 @@ impl Default for DataConfig {
             train: Vec::new(),
             eval: Vec::new(),
             normalization: Normalization::Avion,
+            sampling: Sampling::Segment,
+            stride: 4,
+            stride_jitter: false,
+            crop: CropKind::RandomResized,
             crop_scale: [0.5, 1.0],
             crop_ratio: [3.0 / 4.0, 4.0 / 3.0],
             flip: 0.0,
+            repeats: 1,
+            labels: None,
             workers: 0,
             prefetch: 2,
             max_bad_share: 0.01,
@@ -67,6 +77,7 @@ impl Default for SourceConfig {
             fps: 0.0,
             sentences: None,
             relevancy: None,
+            first_label: 0,
             captions: CaptionChoice::Random,
         }
     }
@@ -112,7 +123,48 @@ impl Default for TrainConfig {
 
 impl Default for EvalConfig {
     fn default() -> Self {
-        Self { before_training: true, every_epochs: 1, batch_size: 64 }
+        Self { before_training: true, every_epochs: 1, batch_size: 64, views: 1, crops: 1 }
+    }
+}
+
+/// VideoMAE's ViT-B pre-training, as AVION runs it.
+impl Default for MaskingConfig {
+    fn default() -> Self {
+        Self {
+            kind: MaskingKind::Tube,
+            ratio: 0.9,
+            decoder_layers: 4,
+            decoder_width: 384,
+            decoder_heads: 6,
+            decoded: 1.0,
+            normalize_targets: true,
+            target_eps: 1e-6,
+        }
+    }
+}
+
+/// VideoMAE's head; what else its fine-tuning does is off.
+impl Default for ClassifyConfig {
+    fn default() -> Self {
+        Self { classes: 0, init_scale: 0.001, layer_decay: 1.0, ema: 0.0, freeze: false, dropout: 0.0 }
+    }
+}
+
+/// Nothing; where a thing is switched on, the other numbers are VideoMAE's.
+impl Default for AugmentConfig {
+    fn default() -> Self {
+        Self {
+            randaugment: 0,
+            randaugment_magnitude: 7.0,
+            randaugment_probability: 0.5,
+            randaugment_std: 0.5,
+            erasing: 0.0,
+            mixup: 0.0,
+            cutmix: 0.0,
+            mix_probability: 1.0,
+            switch_probability: 0.5,
+            label_smoothing: 0.0,
+        }
     }
 }
 

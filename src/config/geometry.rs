@@ -1,6 +1,6 @@
 //! Sizes of the named models, and the parameter counts that follow from them.
 
-use super::recipe::ModelSize;
+use super::recipe::{MaskingConfig, ModelSize};
 
 /// Tokens of CLIP's byte-pair vocabulary (OpenAI CLIP, `simple_tokenizer.py`).
 pub const VOCABULARY: usize = 49_408;
@@ -39,8 +39,9 @@ impl ParameterCount {
 }
 
 impl Geometry {
-    /// The geometry behind a name. The ViT sizes are OpenAI CLIP's (Radford et al. 2021,
-    /// arXiv:2103.00020, appendix F); `tiny` is ours, for the demo and the tests.
+    /// The geometry behind a name. The ViT sizes are OpenAI CLIP's (Radford et al. 2021, arXiv:2103.00020, appendix F)
+    /// or, with patch 16 and another width, VideoMAE's (arXiv:2203.12602), which has no text tower: theirs is that of
+    /// the CLIP size nearest. `tiny` is ours, for the demo and the tests.
     pub fn of(size: ModelSize) -> Self {
         match size {
             ModelSize::Tiny => Self {
@@ -53,6 +54,8 @@ impl Geometry {
                 text_layers: 2,
                 text_heads: 2,
             },
+            ModelSize::VitS16 => Self { width: 384, heads: 6, ..Self::of(ModelSize::VitB16) },
+            ModelSize::VitL16 => Self { patch_px: 16, ..Self::of(ModelSize::VitL14) },
             ModelSize::VitB16 => Self {
                 image_px: 224,
                 patch_px: 16,
@@ -93,6 +96,11 @@ impl Geometry {
         1 + frames * self.patches()
     }
 
+    /// Tokens of one clip where each covers `tubelet` frames and there is no class token (VideoMAE).
+    pub fn tubelets(&self, frames: usize, tubelet: usize) -> usize {
+        frames / tubelet * self.patches()
+    }
+
     pub fn head_width(&self) -> usize {
         self.width / self.heads
     }
@@ -104,8 +112,6 @@ impl Geometry {
     /// Parameter counts for `frames` frames a clip, a shared space of `embed_dim` and captions of
     /// `context` tokens. A temporal embedding exists only for more than one frame.
     pub fn parameters(&self, frames: usize, embed_dim: usize, context: usize) -> ParameterCount {
-        // Per block: qkv 3W^2 + 3W, output W^2 + W, MLP 8W^2 + 5W, two norms 4W.
-        let block = |width: usize| 12 * width * width + 13 * width;
         let width = self.width;
         let temporal = if frames > 1 { frames * width } else { 0 };
         let vision = width // class embedding
@@ -124,6 +130,28 @@ impl Geometry {
             + width * embed_dim;
         ParameterCount { vision, text }
     }
+
+    /// Parameter count of VideoMAE pre-training: encoder, bridge, mask token, decoder. Positions are fixed.
+    pub fn masked_parameters(&self, tubelet: usize, masking: &MaskingConfig) -> usize {
+        let (narrow, patch) = (masking.decoder_width, tubelet * self.patch_values());
+        let decoder = masking.decoder_layers * block(narrow) + 2 * narrow + (narrow + 1) * patch;
+        self.backbone(tubelet) + 2 * self.width + self.width * narrow + narrow + decoder
+    }
+
+    /// Parameter count of the classifier: the encoder without its last norm, `fc_norm` and the head.
+    pub fn classifier_parameters(&self, tubelet: usize, classes: usize) -> usize {
+        self.backbone(tubelet) + 2 * self.width + (self.width + 1) * classes
+    }
+
+    /// Patch embedding and blocks of VideoMAE's encoder.
+    fn backbone(&self, tubelet: usize) -> usize {
+        (tubelet * self.patch_values() + 1) * self.width + self.layers * block(self.width)
+    }
+}
+
+/// Parameters of a block: qkv 3W^2 + 3W, output W^2 + W, MLP 8W^2 + 5W, two norms 4W.
+fn block(width: usize) -> usize {
+    12 * width * width + 13 * width
 }
 
 #[cfg(test)]
@@ -145,6 +173,16 @@ mod tests {
         assert_eq!((wide.vision, wide.total()), (303_773_696, 427_030_785));
     }
 
+    /// Counts of the published models, measured on their PyTorch code. The original has no key bias; as AVION's, ours does.
+    #[test]
+    fn videomae_parameter_counts_equal_the_published() {
+        let base = Geometry::of(ModelSize::VitB16);
+        let key_biases = (12 * 768, 4 * 384);
+        assert_eq!(base.masked_parameters(2, &MaskingConfig::default()), 94_210_944 + key_biases.0 + key_biases.1);
+        assert_eq!(base.classifier_parameters(2, 400), 86_534_800 + key_biases.0);
+        assert_eq!(base.tubelets(16, 2), 1568);
+    }
+
     #[test]
     fn token_counts_equal_avions() {
         let tokens = |size, frames| Geometry::of(size).tokens(frames);
@@ -156,7 +194,9 @@ mod tests {
 
     #[test]
     fn every_size_divides_evenly() {
-        for size in [ModelSize::Tiny, ModelSize::VitB16, ModelSize::VitL14, ModelSize::VitL14At336] {
+        let sizes =
+            [ModelSize::VitS16, ModelSize::VitB16, ModelSize::VitL16, ModelSize::VitL14, ModelSize::VitL14At336];
+        for size in sizes.into_iter().chain([ModelSize::Tiny]) {
             let of = Geometry::of(size);
             assert_eq!(of.image_px % of.patch_px, 0, "{size:?}");
             assert_eq!(of.width, of.heads * of.head_width(), "{size:?}");

@@ -5,7 +5,11 @@
 //! Paths are taken relative to the working directory, never to the recipe's folder.
 //!
 //! The doc comments of the fields are also what `avion config --list` prints and what the error
-//! messages know of names and types: `schema.rs` reads them from this file.
+//! messages know of names and types: `schema.rs` reads them from this file and from `recipe/`.
+
+mod labelled;
+
+pub use labelled::{AugmentConfig, ClassifyConfig, MaskingConfig, MaskingKind};
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -30,6 +34,12 @@ pub struct Recipe {
     pub train: TrainConfig,
     /// When and how the evaluation sets are scored.
     pub eval: EvalConfig,
+    /// Task masked: what is hidden, and the decoder.
+    pub masking: MaskingConfig,
+    /// Task classify: the classifier.
+    pub classify: ClassifyConfig,
+    /// Task classify: changes made to training clips.
+    pub augment: AugmentConfig,
 }
 
 /// The objective of a run.
@@ -38,6 +48,10 @@ pub struct Recipe {
 pub enum TaskKind {
     /// CLIP-style training of a video and a text encoder on narrated clips.
     Contrastive,
+    /// VideoMAE pre-training: hidden patches are predicted from those left (Tong et al. 2022, arXiv:2203.12602).
+    Masked,
+    /// Training of a classifier of labelled clips, such as fine-tuning VideoMAE on Kinetics.
+    Classify,
 }
 
 /// The video and the text encoder.
@@ -48,6 +62,8 @@ pub struct ModelConfig {
     pub size: ModelSize,
     /// Frames taken from each clip.
     pub frames: usize,
+    /// Frames that a token covers in the tasks masked and classify; contrastive training has a token per frame.
+    pub tubelet: usize,
     /// Width of the space shared by video and text.
     pub embed_dim: usize,
     /// Text tokens at most, start and end tokens included.
@@ -78,9 +94,15 @@ pub struct ModelConfig {
 pub enum ModelSize {
     /// For the demo and for tests: 48 px, patch 16.
     Tiny,
+    /// 224 px, patch 16, width 384, 12 layers.
+    #[serde(rename = "vit-s16")]
+    VitS16,
     /// 224 px, patch 16, width 768, 12 layers.
     #[serde(rename = "vit-b16")]
     VitB16,
+    /// 224 px, patch 16, width 1024, 24 layers.
+    #[serde(rename = "vit-l16")]
+    VitL16,
     /// 224 px, patch 14, width 1024, 24 layers.
     #[serde(rename = "vit-l14")]
     VitL14,
@@ -119,18 +141,55 @@ pub struct DataConfig {
     pub eval: Vec<SourceConfig>,
     /// Means and deviations that pixels are normalised with.
     pub normalization: Normalization,
-    /// Area share of the random crop, `[smallest, largest]`.
+    /// Which frames of a clip are taken.
+    pub sampling: Sampling,
+    /// Frames from one taken frame to the next, where `sampling` is dense or window.
+    pub stride: usize,
+    /// Move each frame by 0 to `stride - 1` in training, where `sampling` is dense: AVION's pre-training.
+    pub stride_jitter: bool,
+    /// How training clips are cropped.
+    pub crop: CropKind,
+    /// Area share of the random-resized crop, `[smallest, largest]`.
     pub crop_scale: [f64; 2],
-    /// Aspect ratio (width / height) of the random crop, `[smallest, largest]`.
+    /// Aspect ratio (width / height) of the random-resized crop, `[smallest, largest]`.
     pub crop_ratio: [f64; 2],
     /// Probability of a horizontal flip in training.
     pub flip: f64,
+    /// Times that a clip is in its training batch, each time drawn anew; `train.batch_size` counts all of them
+    /// (repeated augmentation, Hoffer et al. 2020, arXiv:1901.09335).
+    pub repeats: usize,
+    /// Names of the classes, one a line in the order of the labels: for reports.
+    pub labels: Option<PathBuf>,
     /// Decode threads; 0 = one per core.
     pub workers: usize,
     /// Batches decoded ahead.
     pub prefetch: usize,
     /// The run stops when more than this share of samples cannot be read.
     pub max_bad_share: f64,
+}
+
+/// Which frames of a clip are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sampling {
+    /// The middle of equal pieces, moved within its piece in training: AVION's for narrated clips.
+    Segment,
+    /// Every `stride`-th frame from a random start; in evaluation from `eval.views` even starts: VideoMAE's.
+    Dense,
+    /// As dense, but spread evenly over a random window of `frames * stride`: VideoMAE's fine-tuning.
+    Window,
+    /// One frame of each of equal pieces, in evaluation its middle (TSN, Wang et al. 2016, arXiv:1608.00859).
+    Uniform,
+}
+
+/// How training clips are cropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CropKind {
+    /// Any area and aspect ratio within `crop_scale` and `crop_ratio` (Szegedy et al. 2015).
+    RandomResized,
+    /// Sides of 1, 0.875, 0.75 and 0.66 of the short side, at 13 fixed places (TSN): VideoMAE's pre-training.
+    MultiScale,
 }
 
 /// One set of annotated clips.
@@ -141,7 +200,7 @@ pub struct SourceConfig {
     pub name: String,
     /// Form of the annotation file.
     pub format: SourceFormat,
-    /// The annotation file: Ego4D/LaViLa pickle, EPIC-Kitchens-100 retrieval CSV, or a CSV/JSONL table.
+    /// The annotation file: Ego4D/LaViLa pickle, EPIC-Kitchens-100 retrieval CSV, a CSV/JSONL table, or a labelled list.
     pub annotations: PathBuf,
     /// Folder the videos lie under.
     pub root: PathBuf,
@@ -155,6 +214,8 @@ pub struct SourceConfig {
     pub sentences: Option<PathBuf>,
     /// EPIC-Kitchens-100 only: a relevancy matrix to read (numpy pickle); computed from the classes when absent.
     pub relevancy: Option<PathBuf>,
+    /// Labelled lists only: the label of the first class; UCF101's official lists count from 1.
+    pub first_label: usize,
     /// What to do with a record that has several captions.
     pub captions: CaptionChoice,
 }
@@ -169,6 +230,9 @@ pub enum SourceFormat {
     Ek100,
     /// CSV with a header or JSON lines: `video,start,end,caption`.
     Table,
+    /// Lines of `path frames label` or `path label`, separated by spaces or commas: Kinetics, Something-Something v2,
+    /// UCF101, HMDB51 as VideoMAE, AVION and TSN list them. A clip is the whole video.
+    Kinetics,
 }
 
 /// How one caption is made of several.
@@ -256,7 +320,7 @@ pub struct TrainConfig {
     pub epochs: usize,
     /// Stop after this many optimizer steps; 0 = after `epochs`. The schedule still spans `epochs`.
     pub max_steps: usize,
-    /// Clips per optimizer step: the contrastive batch.
+    /// Clips per optimizer step; in contrastive training, all are compared with each other.
     pub batch_size: usize,
     /// Clips on the device at once; 0 = `batch_size`. Smaller values give the same gradients in less memory:
     /// features are computed chunk by chunk, then each chunk again with gradients.
@@ -311,6 +375,10 @@ pub struct EvalConfig {
     pub before_training: bool,
     /// Epochs between evaluations; 0 = only at the end.
     pub every_epochs: usize,
-    /// Clips on the device at once.
+    /// Clips on the device at once; with several views, each counts as one.
     pub batch_size: usize,
+    /// Task classify: stretches of each video that are scored and averaged.
+    pub views: usize,
+    /// Task classify: squares of each stretch that are scored and averaged: 1 in the centre, or 3 along the long side.
+    pub crops: usize,
 }

@@ -1,6 +1,6 @@
 //! Names, types and docs of every key, read from the source of [`super::recipe`].
 //!
-//! `recipe.rs` is embedded and its declarations are read line by line, so that `avion config
+//! `recipe.rs` and its folder are embedded and their declarations are read line by line, so that `avion config
 //! --list` and the error messages cannot say anything else than the types do. Rust offers no
 //! reflection over doc comments; tests compare the result with what serde really writes.
 
@@ -9,7 +9,10 @@ use std::fmt;
 use std::sync::LazyLock;
 
 /// The schema of this build.
-pub(super) static SCHEMA: LazyLock<Schema> = LazyLock::new(|| Schema::read(include_str!("recipe.rs")));
+pub(super) static SCHEMA: LazyLock<Schema> = LazyLock::new(|| Schema::read(SOURCE));
+
+/// The declarations of all sections.
+const SOURCE: &str = concat!(include_str!("recipe.rs"), include_str!("recipe/labelled.rs"));
 
 /// All sections, by the name of their Rust type. The whole recipe is the section `Recipe`.
 pub(super) struct Schema {
@@ -220,6 +223,7 @@ mod tests {
         recipe.data.train.push(source.clone());
         recipe.data.eval.push(source);
         recipe.model.init = Some("c".into());
+        recipe.data.labels = Some("e".into());
         recipe.train.output = Some("d".into());
         let fields = describe().unwrap();
         let described: Vec<String> =
@@ -285,6 +289,6 @@ mod tests {
         assert_eq!(suggest("ModelConfig", "model.", "learn_temp"), "did you mean model.learn_temperature?");
         assert_eq!(suggest("TrainConfig", "train.", "lr"), "did you mean optim.lr?");
         let nothing = suggest("EvalConfig", "eval.", "xyzzy");
-        assert_eq!(nothing, "valid here: before_training, every_epochs, batch_size");
+        assert_eq!(nothing, "valid here: before_training, every_epochs, batch_size, views, crops");
     }
 }

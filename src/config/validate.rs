@@ -1,5 +1,7 @@
 //! Judges the values of a recipe: every problem at once, and warnings for what is unusual.
 
+mod task;
+
 use super::error::{ConfigError, Problem, Warning};
 use super::geometry::Geometry;
 use super::recipe::*;
@@ -106,10 +108,12 @@ impl Judge {
             format!("expected at most {} (TOML's largest)", i64::MAX),
         );
         self.model(&recipe.model);
-        self.data(&recipe.data);
+        self.data(recipe);
+        self.sampling(recipe);
         self.optim(recipe);
         self.train(&recipe.train);
         self.at_least(1, "eval.batch_size", recipe.eval.batch_size);
+        self.task(recipe);
         self.frames_at_once(recipe);
         self.published(recipe);
     }
@@ -153,14 +157,16 @@ impl Judge {
         );
     }
 
-    fn data(&mut self, data: &DataConfig) {
+    fn data(&mut self, recipe: &Recipe) {
+        let data = &recipe.data;
         self.need(
             !data.train.is_empty(),
             "data.train",
             "no training set: add a [[data.train]] table with annotations and root",
         );
         self.warn_if(
-            data.eval.is_empty(),
+            // Pre-training has no score that decides.
+            data.eval.is_empty() && recipe.task != TaskKind::Masked,
             "data.eval",
             "no evaluation set: the best checkpoint is not known, only the newest",
         );
@@ -213,6 +219,17 @@ impl Judge {
             &format!("{key}.extension"),
             "chunk files need an extension, such as mp4",
         );
+        let labelled = source.format == SourceFormat::Kinetics;
+        self.need(
+            !labelled || source.chunk_s == 0.0,
+            &format!("{key}.chunk_s"),
+            "expected 0: the clips of a labelled list are whole files",
+        );
+        self.need(
+            labelled || source.first_label == 0,
+            &format!("{key}.first_label"),
+            "belongs to format = \"kinetics\": remove it or change the format",
+        );
         let only_ek100 = [("sentences", source.sentences.is_some()), ("relevancy", source.relevancy.is_some())];
         for (name, is_set) in only_ek100 {
             self.need(
@@ -261,8 +278,6 @@ impl Judge {
 
     fn train(&mut self, train: &TrainConfig) {
         self.at_least(1, "train.epochs", train.epochs);
-        // One pair alone has no negatives: its loss and gradient are 0.
-        self.at_least(2, "train.batch_size", train.batch_size);
         let (batch, micro) = (train.batch_size, train.clips_at_once());
         self.need(
             micro > 0 && micro <= batch && batch.is_multiple_of(micro),
@@ -287,7 +302,7 @@ impl Judge {
         let published = match recipe.model.size {
             ModelSize::VitB16 => 2048,
             ModelSize::VitL14 => 896,
-            ModelSize::Tiny | ModelSize::VitL14At336 => return,
+            ModelSize::Tiny | ModelSize::VitS16 | ModelSize::VitL16 | ModelSize::VitL14At336 => return,
         };
         let batch = recipe.train.batch_size;
         self.warn_if(
@@ -312,6 +327,9 @@ impl Judge {
         }
         if let Some(path) = &recipe.train.output {
             self.need(!path.is_file(), "train.output", format!("expected a folder, found the file {}", path.display()));
+        }
+        if let Some(path) = &recipe.data.labels {
+            self.file(path, "data.labels", "one class name a line, in the order of the labels");
         }
         for (list, sources) in [("train", &recipe.data.train), ("eval", &recipe.data.eval)] {
             for (index, source) in sources.iter().enumerate() {

@@ -1,10 +1,11 @@
-//! From annotation files and videos to batches of frames and captions.
+//! From annotation files and videos to batches of frames with captions or labels.
 //!
 //! ```text
-//! annotation file -> Clip -> Source -> (epoch order, crop, frames drawn by key) -> ClipBatch
+//! annotation file -> Clip -> Source -> (epoch order, crop, frames, changes drawn by key) -> ClipBatch
 //! ```
 
 pub mod annotations;
+pub mod augment;
 pub mod failures;
 pub mod layout;
 pub mod loader;
@@ -27,7 +28,23 @@ pub struct Clip {
     /// `[start_s, end_s)` within the video, seconds.
     pub start_s: f64,
     pub end_s: f64,
+    /// The clip is the whole video, however long; the times are then 0.
+    pub whole: bool,
     pub captions: Captions,
+    /// Class of a labelled clip, from 0.
+    pub label: Option<u32>,
+}
+
+impl Clip {
+    /// A stretch of a video with what is said about it.
+    pub fn narrated(video: Arc<str>, start_s: f64, end_s: f64, captions: Captions) -> Self {
+        Self { video, start_s, end_s, whole: false, captions, label: None }
+    }
+
+    /// A whole video of a class.
+    pub fn labelled(video: Arc<str>, label: u32) -> Self {
+        Self { video, start_s: 0.0, end_s: 0.0, whole: true, captions: Captions::Many(Vec::new()), label: Some(label) }
+    }
 }
 
 /// The caption of a clip, or several to choose from.

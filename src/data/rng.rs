@@ -30,14 +30,27 @@ pub enum Purpose {
     Mask = 9,
     /// Generated demo and test videos.
     Synthetic = 10,
+    /// RandAugment's operations and strengths.
+    RandAugment = 11,
+    /// The box that is erased, and its noise.
+    Erase = 12,
+    /// How the clips of a batch are mixed.
+    Mix = 13,
 }
 
 /// The generator for one purpose of one sample (or step, or parameter) in one epoch.
 ///
 /// The four values fill the 32-byte ChaCha key, so two different keys give unrelated streams.
 pub fn keyed(seed: u64, epoch: u64, sample: u64, purpose: Purpose) -> ChaCha8Rng {
+    keyed_repeat(seed, epoch, sample, purpose, 0)
+}
+
+/// As [`keyed`], for one of several appearances of a sample; number 0 is the same as [`keyed`].
+pub fn keyed_repeat(seed: u64, epoch: u64, sample: u64, purpose: Purpose, repeat: u32) -> ChaCha8Rng {
     let mut key = [0; 32];
-    for (bytes, value) in key.chunks_exact_mut(8).zip([seed, epoch, sample, purpose as u64]) {
+    // The upper half of the last word is 0 for all that appears once.
+    let last = purpose as u64 | u64::from(repeat) << 32;
+    for (bytes, value) in key.chunks_exact_mut(8).zip([seed, epoch, sample, last]) {
         bytes.copy_from_slice(&value.to_le_bytes());
     }
     ChaCha8Rng::from_seed(key)
@@ -66,6 +79,9 @@ mod tests {
                 for sample in 0..3 {
                     for purpose in [Purpose::Shuffle, Purpose::Crop, Purpose::Flip] {
                         assert!(seen.insert(keyed(seed, epoch, sample, purpose).next_u64()));
+                        for repeat in 1..3 {
+                            assert!(seen.insert(keyed_repeat(seed, epoch, sample, purpose, repeat).next_u64()));
+                        }
                     }
                 }
             }

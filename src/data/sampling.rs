@@ -1,6 +1,7 @@
 //! Which frames of a segment a clip is made of.
 //!
-//! The formulas are AVION's and LaViLa's, to the rounding: the same segment gives the same frames.
+//! The formulas are those of AVION, LaViLa, VideoMAE and TSN, to the rounding: the same segment, with the same random
+//! numbers, gives the same frames. A labelled clip's segment is its whole video.
 
 use rand::Rng;
 
@@ -12,36 +13,70 @@ pub enum FrameRule {
     Avion,
     /// LaViLa's (and EgoVLP's): pieces with rounded borders; any frame of the piece in training.
     Lavila,
+    /// Every `stride`-th frame from a random start: VideoMAE's pre-training. With `jitter`, AVION's: each frame moves
+    /// by 0 to `stride - 1`, and a short segment starts again where the original holds its last frame.
+    Dense { stride: u64, jitter: bool },
+    /// Frames spread over a random window of `count * stride`: VideoMAE's fine-tuning, for which the window is 64.
+    Window { stride: u64 },
+    /// Any frame of equal pieces, in evaluation the middle of each (TSN, Wang et al. 2016, arXiv:1608.00859).
+    Uniform,
 }
 
 impl FrameRule {
-    /// `count` frame numbers of the segment `[start, end)`, ascending; they repeat where the segment is
-    /// shorter than `count`. With `jitter` they are drawn, without they are fixed.
+    /// `count` frame numbers of the segment `[start, end)`, drawn for training. They ascend, except where a short
+    /// segment starts again, and repeat where it is shorter than the rule needs.
     ///
     /// A segment that holds no frame counts as one frame long.
-    pub fn frames(self, start: u64, end: u64, count: usize, jitter: Option<&mut impl Rng>) -> Vec<u64> {
-        let last = end.max(start + 1) - 1;
-        let end = last + 1;
-        let mut frames = match self {
-            Self::Avion => avion(start, end, count, jitter),
-            Self::Lavila => lavila(start, end, count, jitter),
+    pub fn drawn(self, start: u64, end: u64, count: usize, rng: &mut impl Rng) -> Vec<u64> {
+        let end = end.max(start + 1);
+        let length = end - start;
+        let frames = match self {
+            Self::Avion => avion(start, end, count, Some(rng)),
+            Self::Lavila => lavila(start, end, count, Some(rng)),
+            Self::Dense { stride, jitter: true } => from(start, jittered(length, count, stride, rng)),
+            Self::Dense { stride, jitter: false } => from(start, dense(length, count, stride, rng)),
+            Self::Window { stride } => from(start, window(length, count, stride, rng)),
+            Self::Uniform => from(start, uniform(length, count, rng)),
         };
-        for frame in &mut frames {
-            *frame = (*frame).clamp(start, last);
-        }
-        frames
+        within(frames, start, end)
     }
+
+    /// The frames of one of `views` stretches of the segment, for evaluation: fixed, ascending.
+    ///
+    /// Dense and window: every `stride`-th frame from `views` evenly spaced starts, the last stretch ending with the
+    /// segment; a single one is central. The other rules cover the segment at once: all their views are the same.
+    pub fn view(self, start: u64, end: u64, count: usize, view: usize, views: usize) -> Vec<u64> {
+        let end = end.max(start + 1);
+        let length = end - start;
+        let none = None::<&mut rand_chacha::ChaCha8Rng>;
+        let frames = match self {
+            Self::Avion => avion(start, end, count, none),
+            Self::Lavila => lavila(start, end, count, none),
+            Self::Dense { stride, .. } | Self::Window { stride } => {
+                from(start, strided(length, count, stride, view, views))
+            }
+            Self::Uniform => from(start, middles(length, count)),
+        };
+        within(frames, start, end)
+    }
+}
+
+fn from(start: u64, frames: impl IntoIterator<Item = u64>) -> Vec<u64> {
+    frames.into_iter().map(|frame| start + frame).collect()
+}
+
+fn within(mut frames: Vec<u64>, start: u64, end: u64) -> Vec<u64> {
+    for frame in &mut frames {
+        *frame = (*frame).clamp(start, end - 1);
+    }
+    frames
 }
 
 /// AVION `get_frame_ids`: centres of `count` equal pieces of `[start, end]`; jitter adds
 /// `(u - 0.5) (end - start - 1) / count`; truncated toward zero.
 fn avion(start: u64, end: u64, count: usize, mut jitter: Option<&mut impl Rng>) -> Vec<u64> {
     let (first, last, pieces) = (start as f64, end as f64, count as f64);
-    let step = (last - first) / pieces;
-    // numpy's linspace: `i * step + start`, but the last border exactly `end`.
-    let border = |i: usize| {
-        if i == count { last } else { i as f64 * step + first }
-    };
+    let border = |i: usize| linspace(first, last, count, i);
     (0..count)
         .map(|i| {
             let centre = 0.5 * border(i) + 0.5 * border(i + 1);
@@ -52,6 +87,11 @@ fn avion(start: u64, end: u64, count: usize, mut jitter: Option<&mut impl Rng>) 
             (centre + shift) as u64
         })
         .collect()
+}
+
+/// Number `i` of numpy's linspace over `pieces` pieces: `i * step + first`, but the last exactly `last`.
+fn linspace(first: f64, last: f64, pieces: usize, i: usize) -> f64 {
+    if i == pieces { last } else { i as f64 * ((last - first) / pieces as f64) + first }
 }
 
 /// LaViLa `get_frame_ids`: borders `round(i (end - start - 1) / count) + start`; the middle of two
@@ -70,85 +110,67 @@ fn lavila(start: u64, end: u64, count: usize, mut jitter: Option<&mut impl Rng>)
         .collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::data::rng::{Purpose, keyed};
-    use proptest::prelude::*;
-    use rand::RngCore;
-    use rand_chacha::ChaCha8Rng;
-
-    /// Gives the chosen uniform numbers in turn.
-    struct Fixed(Vec<f64>);
-
-    impl RngCore for Fixed {
-        fn next_u32(&mut self) -> u32 {
-            (self.next_u64() >> 32) as u32
-        }
-        fn next_u64(&mut self) -> u64 {
-            // rand makes an f64 of the upper 53 bits.
-            ((self.0.remove(0) * (1u64 << 53) as f64) as u64) << 11
-        }
-        fn fill_bytes(&mut self, _: &mut [u8]) {
-            unreachable!("frame sampling draws numbers only")
-        }
-    }
-
-    fn centred(rule: FrameRule, start: u64, end: u64, count: usize) -> Vec<u64> {
-        rule.frames(start, end, count, None::<&mut ChaCha8Rng>)
-    }
-
-    #[test]
-    fn avion_centres() {
-        let odd: Vec<u64> = (95..126).step_by(2).collect();
-        assert_eq!(centred(FrameRule::Avion, 0, 100, 4), [12, 37, 62, 87]);
-        assert_eq!(centred(FrameRule::Avion, 30, 61, 4), [33, 41, 49, 57]);
-        assert_eq!(centred(FrameRule::Avion, 95, 126, 16), odd);
-    }
-
-    #[test]
-    fn avion_jitter() {
-        let drawn = |start, end| {
-            let mut rng = Fixed(vec![0.0, 0.25, 0.75, 0.999]);
-            FrameRule::Avion.frames(start, end, 4, Some(&mut rng))
-        };
-        assert_eq!(drawn(30, 61), [30, 39, 51, 60]);
-        assert_eq!(drawn(0, 100), [0, 31, 68, 99]);
-    }
-
-    #[test]
-    fn lavila_centres() {
-        assert_eq!(centred(FrameRule::Lavila, 0, 100, 4), [12, 37, 62, 86]);
-        assert_eq!(centred(FrameRule::Lavila, 30, 61, 4), [34, 41, 48, 56]);
-        assert_eq!(
-            centred(FrameRule::Lavila, 95, 126, 16),
-            [96, 98, 100, 102, 103, 105, 107, 109, 111, 113, 115, 116, 118, 120, 122, 124]
-        );
-    }
-
-    #[test]
-    fn a_segment_without_frames_repeats_its_first() {
-        assert_eq!(centred(FrameRule::Avion, 7, 7, 4), [7; 4]);
-        assert_eq!(centred(FrameRule::Lavila, 7, 7, 4), [7; 4]);
-        assert_eq!(centred(FrameRule::Avion, 7, 3, 2), [7; 2]);
-    }
-
-    proptest! {
-        #[test]
-        fn frames_ascend_within_the_segment(
-            start in 0u64..5_000_000,
-            length in 1u64..20_000,
-            count in 1usize..40,
-            seed in any::<u64>(),
-            jitter in any::<bool>(),
-            lavila in any::<bool>(),
-        ) {
-            let rule = if lavila { FrameRule::Lavila } else { FrameRule::Avion };
-            let mut rng = keyed(seed, 0, 0, Purpose::Frames);
-            let frames = rule.frames(start, start + length, count, jitter.then_some(&mut rng));
-            prop_assert_eq!(frames.len(), count);
-            prop_assert!(frames.is_sorted());
-            prop_assert!(frames[0] >= start && frames[count - 1] < start + length);
-        }
-    }
+/// AVION's pre-training on Kinetics: start in `[0, length - (count + 1) stride)` or 0; frame `i` is
+/// `start + stride i + U{0..stride}`, modulo the length.
+fn jittered(length: u64, count: usize, stride: u64, rng: &mut impl Rng) -> Vec<u64> {
+    let span = (count as u64 + 1).saturating_mul(stride);
+    let start = if length > span { rng.random_range(0..length - span) } else { 0 };
+    (0..count as u64).map(|i| (start + stride * i + rng.random_range(0..stride)) % length).collect()
 }
+
+/// VideoMAE's pre-training (`kinetics.py`, `get_batch`): start in `[0, length - count stride]`. From a shorter
+/// segment's start on, the frame stays where it is once the next one would not lie before the last.
+fn dense(length: u64, count: usize, stride: u64, rng: &mut impl Rng) -> Vec<u64> {
+    let span = (count as u64).saturating_mul(stride);
+    if length >= span {
+        let start = rng.random_range(0..=length - span);
+        return (0..count as u64).map(|i| start + stride * i).collect();
+    }
+    let steps = length.saturating_sub(2) / stride;
+    (0..count as u64).map(|i| stride * i.min(steps)).collect()
+}
+
+/// VideoMAE's fine-tuning: a window of `count stride` frames that ends at a random place in `[window, length)`, and
+/// `trunc(linspace)` over it, at most its last frame. A shorter segment gives every `stride`-th frame, then its last.
+fn window(length: u64, count: usize, stride: u64, rng: &mut impl Rng) -> Vec<u64> {
+    let size = (count as u64).saturating_mul(stride);
+    if length <= size {
+        return (0..count as u64).map(|i| stride * i).collect();
+    }
+    let end = rng.random_range(size..length);
+    spread(end - size, end, count)
+}
+
+/// `count` numbers from `start` to `end`, both included, truncated, at most `end - 1`.
+fn spread(start: u64, end: u64, count: usize) -> Vec<u64> {
+    // numpy gives the first border alone where there is one number.
+    let pieces = count.max(2) - 1;
+    let number = |i| linspace(start as f64, end as f64, pieces, i) as u64;
+    (0..count).map(|i| number(i).min(end - 1)).collect()
+}
+
+/// VideoMAE's test: of a segment that is taken as long as `count stride` at least, by its last frame, the starts are
+/// `trunc(view (length - count stride) / (views - 1))`.
+fn strided(length: u64, count: usize, stride: u64, view: usize, views: usize) -> Vec<u64> {
+    let room = length.saturating_sub((count as u64).saturating_mul(stride));
+    let start = if views > 1 { (view as f64 * (room as f64 / (views - 1) as f64)) as u64 } else { room / 2 };
+    (0..count as u64).map(|i| start + stride * i).collect()
+}
+
+/// TSN: any frame of pieces of `length / count` frames, rounded down. Shorter segments have nothing to draw.
+fn uniform(length: u64, count: usize, rng: &mut impl Rng) -> Vec<u64> {
+    let piece = length / (count as u64).max(1);
+    if piece == 0 {
+        return middles(length, count);
+    }
+    (0..count as u64).map(|i| i * piece + rng.random_range(0..piece)).collect()
+}
+
+/// TSN's test: `trunc(tick / 2 + tick i)` with `tick = length / count`.
+fn middles(length: u64, count: usize) -> Vec<u64> {
+    let tick = length as f64 / count as f64;
+    (0..count).map(|i| (tick / 2.0 + tick * i as f64) as u64).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -74,6 +74,50 @@ pub fn center_square(width: u32, height: u32) -> CropBox {
     central(width, height, side, side)
 }
 
+/// The square number `index` of `count` along the long side, as large as the short side: the first at its start, the
+/// last at its end, the others evenly between, rounded down; a single one is [`center_square`].
+///
+/// VideoMAE scales the short side to the model's size first and takes three squares of that size (SEEDS.md 4.6); here the
+/// same part of the picture is cut out, then scaled. Its centre there is rounded up, by less than a pixel of the original.
+pub fn square_along(width: u32, height: u32, index: u32, count: u32) -> CropBox {
+    let square = center_square(width, height);
+    if count < 2 {
+        return square;
+    }
+    let at = |room: u32| (u64::from(room) * u64::from(index) / u64::from(count - 1)) as u32;
+    CropBox { x: at(width - square.width), y: at(height - square.height), ..square }
+}
+
+/// Sides of a multi-scale crop as shares of the short side.
+const SCALES: [f64; 4] = [1.0, 0.875, 0.75, 0.66];
+
+/// Places of a multi-scale crop, in quarters of the room that it leaves: corners and centre, then what TSN adds,
+/// `[x, y]`.
+const PLACES: [[u32; 2]; 13] =
+    [[0, 0], [4, 0], [0, 4], [4, 4], [2, 2], [0, 2], [4, 2], [2, 4], [2, 0], [1, 1], [3, 1], [1, 3], [3, 3]];
+
+/// A crop of one of 10 sizes at one of 13 places: VideoMAE's pre-training.
+///
+/// Width and height are next to each other in [`SCALES`], and exactly `out_px` where less than 3 pixels off. A place is a
+/// multiple of a quarter of the room, rounded down.
+///
+/// # Source
+/// TSN `GroupMultiScaleCrop` (Wang et al. 2016); AVION's decord fork, `use_msc`: SEEDS.md 4.7.
+pub fn multi_scale_crop(width: u32, height: u32, out_px: u32, rng: &mut impl Rng) -> CropBox {
+    let short = width.min(height);
+    let sides = SCALES.map(|scale| {
+        let side = ((f64::from(short) * scale) as u32).max(1);
+        // A picture a little smaller than `out_px` has no such crop.
+        if side.abs_diff(out_px) < 3 { out_px.min(short) } else { side }
+    });
+    let near = |i: usize| (0..SCALES.len()).filter(move |j| i.abs_diff(*j) <= 1).map(move |j| (i, j));
+    let pairs: Vec<(usize, usize)> = (0..SCALES.len()).flat_map(near).collect();
+    let (tall, wide) = pairs[rng.random_range(0..pairs.len() as u64) as usize];
+    let (w, h) = (sides[wide], sides[tall]);
+    let [x, y] = PLACES[rng.random_range(0..PLACES.len() as u64) as usize];
+    CropBox { x: x * ((width - w) / 4), y: y * ((height - h) / 4), width: w, height: h }
+}
+
 fn central(width: u32, height: u32, w: u32, h: u32) -> CropBox {
     CropBox { x: (width - w) / 2, y: (height - h) / 2, width: w, height: h }
 }
@@ -87,6 +131,7 @@ mod tests {
     use super::*;
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
+    use std::collections::BTreeSet;
 
     #[test]
     fn drawn_crops_fit_and_fill_their_ranges() {
@@ -121,6 +166,50 @@ mod tests {
         assert_eq!(tall, expected);
         let fixed = random_resized_crop(64, 48, [2.0, 2.0], [0.5, 2.0], &mut rng);
         assert_eq!(fixed, CropBox::full(64, 48));
+    }
+
+    #[test]
+    fn multi_scale_crops_are_the_ten_sizes_at_thirteen_places() {
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let mut sizes = BTreeSet::new();
+        for _ in 0..4_000 {
+            let crop = multi_scale_crop(340, 256, 224, &mut rng);
+            assert!(crop.fits(340, 256), "{crop:?}");
+            sizes.insert((crop.width, crop.height));
+        }
+        // 256, 224, 192 and int(168.96) = 168, next to each other.
+        let side = [256, 224, 192, 168];
+        let near =
+            (0..4).flat_map(|i| (0..4).map(move |j| (i, j))).filter(|(i, j): &(usize, usize)| i.abs_diff(*j) < 2);
+        assert_eq!(sizes, near.map(|(i, j)| (side[i], side[j])).collect());
+        // 84 / 4 = 21 and 32 / 4 = 8 pixels a step.
+        let at: BTreeSet<(u32, u32)> = (0..4_000)
+            .map(|_| multi_scale_crop(340, 256, 224, &mut rng))
+            .filter(|crop| (crop.width, crop.height) == (256, 224))
+            .map(|crop| (crop.x / 21, crop.y / 8))
+            .collect();
+        assert_eq!(at, PLACES.map(|[x, y]| (x, y)).into());
+    }
+
+    #[test]
+    fn multi_scale_crops_snap_to_the_output() {
+        let mut rng = ChaCha8Rng::seed_from_u64(4);
+        for (short, out, expected) in [(226, 224, 224), (222, 224, 222), (256, 226, 226), (256, 227, 224)] {
+            let crops = (0..200).map(|_| multi_scale_crop(400, short, out, &mut rng));
+            let sides: BTreeSet<u32> = crops.flat_map(|crop| [crop.width, crop.height]).collect();
+            assert!(sides.contains(&expected) && sides.iter().all(|side| *side <= short), "{short} {out}: {sides:?}");
+        }
+        assert_eq!(multi_scale_crop(1, 1, 224, &mut rng), CropBox::full(1, 1));
+    }
+
+    #[test]
+    fn squares_along_the_long_side() {
+        let square = |x, y| CropBox { x, y, width: 240, height: 240 };
+        let wide = [0, 1, 2].map(|i| square_along(321, 240, i, 3));
+        assert_eq!(wide, [square(0, 0), square(40, 0), square(81, 0)]);
+        let tall = [0, 1, 2].map(|i| square_along(240, 321, i, 3));
+        assert_eq!(tall, [square(0, 0), square(0, 40), square(0, 81)]);
+        assert_eq!(square_along(321, 240, 0, 1), center_square(321, 240));
     }
 
     #[test]

@@ -34,7 +34,7 @@ mod sequential;
 #[cfg(not(feature = "video"))]
 mod unavailable;
 
-pub use crop::{CropBox, center_square, random_resized_crop};
+pub use crop::{CropBox, center_square, multi_scale_crop, random_resized_crop, square_along};
 pub use error::VideoError;
 #[cfg(feature = "video")]
 pub use reader::VideoReader;

@@ -84,7 +84,7 @@ impl RecordReader<'_> {
             _ => return Err(wrong("caption", "a str or a non-empty list of str", field(3)).into()),
         };
         let video = strings.video(self.path, place, &video)?;
-        self.clips.push(Clip { video, start_s, end_s, captions });
+        self.clips.push(Clip::narrated(video, start_s, end_s, captions));
         Ok(())
     }
 }

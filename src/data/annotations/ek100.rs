@@ -130,12 +130,12 @@ pub fn read_segments(path: &Path) -> Result<Vec<Segment>, AnnotationError> {
             parse_classes(nouns).ok_or_else(|| wrong("all_noun_classes", "a list of class numbers", nouns))?;
         segments.push(Segment {
             narration_id: id.into(),
-            clip: Clip {
-                video: strings.video(path, place, &format!("{participant}/{video}"))?,
-                start_s: time("start_timestamp", start)?,
-                end_s: time("stop_timestamp", stop)?,
-                captions: Captions::One(strings.intern(narration)),
-            },
+            clip: Clip::narrated(
+                strings.video(path, place, &format!("{participant}/{video}"))?,
+                time("start_timestamp", start)?,
+                time("stop_timestamp", stop)?,
+                Captions::One(strings.intern(narration)),
+            ),
             classes: ActionClasses::new(verb_class, noun_classes),
         });
     }

@@ -8,11 +8,13 @@
 mod ego4d;
 pub mod ek100;
 mod error;
+mod kinetics;
 mod table;
 mod time;
 
 pub use ego4d::read_ego4d;
 pub use error::{AnnotationError, Place};
+pub use kinetics::{check_labels, read_kinetics, read_names};
 pub use table::read_table;
 pub use time::parse_time;
 
@@ -36,6 +38,7 @@ pub fn load(config: &SourceConfig) -> Result<Source, AnnotationError> {
             let segments = ek100::read_segments(path)?;
             segments.into_iter().map(|segment| segment.clip).collect()
         }
+        SourceFormat::Kinetics => read_kinetics(path, &config.root, config.first_label)?,
     };
     source(config, clips)
 }
@@ -60,6 +63,10 @@ fn source(config: &SourceConfig, clips: Vec<Clip>) -> Result<Source, AnnotationE
     if !not_negative(config.fps) {
         let expected = "frames per second, or 0 to read them from each file";
         return Err(setting("fps", expected, config.fps));
+    }
+    if config.format == SourceFormat::Kinetics && config.chunk_s > 0.0 {
+        let expected = "0: the clips of a labelled list are whole files";
+        return Err(setting("chunk_s", expected, config.chunk_s));
     }
     let extension = config.extension.clone();
     let layout = if config.chunk_s == 0.0 {

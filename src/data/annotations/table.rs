@@ -100,12 +100,9 @@ fn read_csv(path: &Path, delimiter: u8) -> Result<Vec<Clip>, AnnotationError> {
                 found: quoted(text),
             })
         };
-        clips.push(Clip {
-            video: strings.video(path, place, video)?,
-            start_s: time("start", start)?,
-            end_s: time("end", end)?,
-            captions: Captions::One(strings.intern(caption)),
-        });
+        let video = strings.video(path, place, video)?;
+        let (start, end) = (time("start", start)?, time("end", end)?);
+        clips.push(Clip::narrated(video, start, end, Captions::One(strings.intern(caption))));
     }
     Ok(clips)
 }
@@ -147,12 +144,8 @@ impl JsonRow<'_> {
             Some(Value::String(video)) => strings.video(self.path, self.place, video)?,
             other => return Err(self.wrong("video", "a string", other)),
         };
-        Ok(Clip {
-            video,
-            start_s: self.time(&object, "start")?,
-            end_s: self.time(&object, "end")?,
-            captions: self.captions(object.get("caption"), strings)?,
-        })
+        let (start, end) = (self.time(&object, "start")?, self.time(&object, "end")?);
+        Ok(Clip::narrated(video, start, end, self.captions(object.get("caption"), strings)?))
     }
 
     fn time(&self, object: &Map<String, Value>, key: &'static str) -> Result<f64, AnnotationError> {

@@ -4,9 +4,7 @@
 //! [`ClipFiles::plan`] divides the clip's frames over them. Both follow AVION's loader, except that frame
 //! numbers are clamped to the frames a file really has (AVION stops with an index error there).
 
-use crate::data::sampling::FrameRule;
 use crate::data::{Clip, Layout, Source};
-use rand::Rng;
 use std::path::{Component, Path, PathBuf};
 
 /// Longest segment that is looked for, in seconds. A longer one is a unit mistake or a damaged annotation.
@@ -105,7 +103,8 @@ pub struct FileInfo {
 pub struct FilePart {
     /// Which of [`ClipFiles::paths`].
     pub file: usize,
-    /// Frame numbers within that file, ascending.
+    /// Frame numbers within that file, ascending; a video that is shorter than its clip and repeated takes several
+    /// parts.
     pub frames: Vec<u64>,
 }
 
@@ -128,6 +127,11 @@ impl ClipFiles {
         let video = below_root(&clip.video)?;
         let (start_s, end_s) = (clip.start_s, clip.end_s);
         let path = source.root.join(video);
+        if clip.whole
+            && let Layout::Whole { extension } = &source.layout
+        {
+            return Self::locate_whole(with_extension(path, extension));
+        }
         // Written so that NaN fails too.
         if !(start_s >= 0.0 && end_s - start_s <= LONGEST_S && end_s.is_finite()) {
             return Err(ClipError::BadSegment { path, start_s, end_s });
@@ -136,13 +140,7 @@ impl ClipFiles {
             return Err(ClipError::ZeroLength { path, start_s, end_s });
         }
         match &source.layout {
-            Layout::Whole { extension } => {
-                let path = with_extension(path, extension);
-                if !path.is_file() {
-                    return Err(ClipError::MissingFile { path });
-                }
-                Ok(Self { paths: vec![path], chunks: None })
-            }
+            Layout::Whole { extension } => Self::locate_whole(with_extension(path, extension)),
             Layout::Chunked { chunk_s, extension } => {
                 // Ego4D's folders are called `UID.mp4`; other data sets leave the extension out.
                 let mut folder = with_extension(path.clone(), extension);
@@ -155,6 +153,13 @@ impl ClipFiles {
                 Self::locate_chunks(&folder, *chunk_s, extension, start_s, end_s)
             }
         }
+    }
+
+    fn locate_whole(path: PathBuf) -> Result<Self, ClipError> {
+        if !path.is_file() {
+            return Err(ClipError::MissingFile { path });
+        }
+        Ok(Self { paths: vec![path], chunks: None })
     }
 
     fn locate_chunks(
@@ -179,7 +184,8 @@ impl ClipFiles {
 
     /// Divides `count` frames of `clip` over its files; only files that give a frame are named.
     ///
-    /// `fps` is the declared frame rate, `None` to take the first file's. `info` opens a file, given its
+    /// `choose` is asked once for the `count` frames of a segment `[start, end)`. `fps` is the declared frame rate,
+    /// `None` to take the first file's; a whole video's does not matter, unless it is declared. `info` opens a file, given its
     /// index in `paths`; it is asked only for files that matter.
     ///
     /// # Errors
@@ -191,11 +197,17 @@ impl ClipFiles {
         &self,
         clip: &Clip,
         fps: Option<f64>,
-        rule: FrameRule,
         count: usize,
-        jitter: Option<&mut impl Rng>,
+        choose: impl FnOnce(u64, u64) -> Vec<u64>,
         mut info: impl FnMut(usize) -> Result<FileInfo, ClipError>,
     ) -> Result<Vec<FilePart>, ClipError> {
+        if clip.whole {
+            let found = info(0)?;
+            if found.frames == 0 || fps.is_some() {
+                self.check(0, found, fps)?;
+            }
+            return Ok(in_one_file(choose(0, found.frames)));
+        }
         let mut checked = |file: usize| {
             let found = info(file)?;
             self.check(file, found, fps)?;
@@ -218,8 +230,7 @@ impl ClipFiles {
             // A segment of fewer frames than asked for is lengthened.
             let length = (((clip.end_s - clip.start_s) * fps) as u64).max(count as u64);
             let end = (start + length).min(first.frames);
-            let frames = rule.frames(start, end, count, jitter);
-            return Ok(vec![FilePart { file: 0, frames }]);
+            return Ok(in_one_file(choose(start, end)));
         };
 
         if (clip.end_s - clip.start_s) * fps < 1.0 {
@@ -238,16 +249,13 @@ impl ClipFiles {
             return Err(out_of_range(last_frame_s + 1.0 / fps));
         }
 
-        let mut parts: Vec<FilePart> = Vec::new();
-        for frame in rule.frames(start, end, count, jitter) {
+        let mut parts = Vec::new();
+        for frame in choose(start, end) {
             // The chunk from `begin_s` on holds the frames from `int(begin_s * fps)` on.
             let file = (0..last_file).find(|file| frame < (begin_s(file + 1) * fps) as u64).unwrap_or(last_file);
             let frame = (frame as f64 - begin_s(file) * fps) as u64;
             let frame = frame.min(checked(file)?.frames - 1);
-            match parts.last_mut() {
-                Some(part) if part.file == file => part.frames.push(frame),
-                _ => parts.push(FilePart { file, frames: vec![frame] }),
-            }
+            push(&mut parts, file, frame);
         }
         Ok(parts)
     }
@@ -266,6 +274,20 @@ impl ClipFiles {
             return Err(ClipError::WrongFps { path: path(), found: found.fps, expected });
         }
         Ok(())
+    }
+}
+
+fn in_one_file(frames: Vec<u64>) -> Vec<FilePart> {
+    let mut parts = Vec::new();
+    frames.into_iter().for_each(|frame| push(&mut parts, 0, frame));
+    parts
+}
+
+/// Appends a frame to the last part, or begins one where the file changes or time goes back.
+fn push(parts: &mut Vec<FilePart>, file: usize, frame: u64) {
+    match parts.last_mut() {
+        Some(part) if part.file == file && part.frames.last() <= Some(&frame) => part.frames.push(frame),
+        _ => parts.push(FilePart { file, frames: vec![frame] }),
     }
 }
 

@@ -1,11 +1,11 @@
 use super::*;
 use crate::data::Captions;
 use crate::data::rng::{Purpose, keyed};
+use crate::data::sampling::FrameRule;
 use proptest::prelude::*;
-use rand_chacha::ChaCha8Rng;
 
 fn clip(video: &str, start_s: f64, end_s: f64) -> Clip {
-    Clip { video: video.into(), start_s, end_s, captions: Captions::One("something happens".into()) }
+    Clip::narrated(video.into(), start_s, end_s, Captions::One("something happens".into()))
 }
 
 /// A source over a fresh folder with these (empty) files in it.
@@ -28,11 +28,13 @@ fn chunked(chunk_s: f64) -> Layout {
     Layout::Chunked { chunk_s, extension: "mp4".into() }
 }
 
+fn centred(start: u64, end: u64) -> Vec<u64> {
+    FrameRule::Avion.view(start, end, 4, 0, 1)
+}
+
 /// Plans four frames without jitter where every file has `frames[file]` frames at `fps`.
 fn plan(files: &ClipFiles, clip: &Clip, fps: f64, frames: &[u64]) -> Result<Vec<FilePart>, ClipError> {
-    files.plan(clip, None, FrameRule::Avion, 4, None::<&mut ChaCha8Rng>, |file| {
-        Ok(FileInfo { frames: frames[file], fps })
-    })
+    files.plan(clip, None, 4, centred, |file| Ok(FileInfo { frames: frames[file], fps }))
 }
 
 fn part(file: usize, frames: &[u64]) -> FilePart {
@@ -154,7 +156,7 @@ fn a_declared_frame_rate_must_hold() {
     let files = ClipFiles::locate(&source, &clip).unwrap();
     let kind = |declared, fps, frames| {
         let info = |_| Ok(FileInfo { frames, fps });
-        files.plan(&clip, declared, FrameRule::Avion, 4, None::<&mut ChaCha8Rng>, info).map_err(|error| error.kind())
+        files.plan(&clip, declared, 4, centred, info).map_err(|error| error.kind())
     };
     assert_eq!(kind(Some(30.0), 59.94, 600), Err("wrong-fps"));
     assert_eq!(kind(Some(30.0), 25.0, 600), Err("wrong-fps"));
@@ -163,6 +165,26 @@ fn a_declared_frame_rate_must_hold() {
     assert!(kind(Some(30.0), 29.97, 600).is_ok());
     // Too few frames for the stated rate to mean anything.
     assert!(kind(Some(30.0), 15.0, 3).is_ok());
+}
+
+#[test]
+fn a_whole_video_is_as_long_as_its_file() {
+    let (_root, source) = source(whole(), &["a.mp4"]);
+    let clip = Clip::labelled("a".into(), 3);
+    let files = ClipFiles::locate(&source, &clip).unwrap();
+    let at = |declared, fps, frames| {
+        let info = |_| Ok(FileInfo { frames, fps });
+        files.plan(&clip, declared, 4, |start, end| vec![start, end - 1, end / 2, end / 2], info)
+    };
+    // Time goes back: another part.
+    assert_eq!(at(None, 30.0, 100).unwrap(), [part(0, &[0, 99]), part(0, &[50, 50])]);
+    assert_eq!(at(None, f64::NAN, 1).unwrap(), [part(0, &[0, 0, 0, 0])]);
+    assert_eq!(at(None, 30.0, 0).unwrap_err().kind(), "no-frames");
+    assert_eq!(at(Some(30.0), 15.0, 100).unwrap_err().kind(), "wrong-fps");
+    let missing = ClipFiles::locate(&source, &Clip::labelled("b".into(), 3));
+    assert_eq!(missing.unwrap_err().kind(), "missing");
+    let outside = ClipFiles::locate(&source, &Clip::labelled("../a".into(), 3));
+    assert_eq!(outside.unwrap_err().kind(), "unsafe-path");
 }
 
 proptest! {
@@ -187,7 +209,8 @@ proptest! {
             .collect();
         let mut rng = keyed(seed, 0, 0, Purpose::Frames);
         let info = |file: usize| Ok(FileInfo { frames: frames[file], fps });
-        match files.plan(&clip, None, FrameRule::Avion, 16, Some(&mut rng), info) {
+        let drawn = |start, end| FrameRule::Avion.drawn(start, end, 16, &mut rng);
+        match files.plan(&clip, None, 16, drawn, info) {
             Ok(parts) => {
                 prop_assert_eq!(parts.iter().map(|p| p.frames.len()).sum::<usize>(), 16);
                 prop_assert!(parts.is_sorted_by(|a, b| a.file < b.file));

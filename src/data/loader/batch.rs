@@ -7,16 +7,22 @@ use bytes::BytesMut;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Decoded clips and their captions.
+/// Decoded clips with their captions or labels. In evaluation with several views, each entry is a view of a clip.
 #[derive(Debug)]
 pub struct ClipBatch {
     /// RGB bytes, `[clips, frames, height, width, 3]`. The memory is reused once the batch is dropped.
     pub frames: FrameBuffer,
-    /// `[clips]`.
+    /// `[clips]`; empty texts for clips without captions.
     pub captions: Vec<Arc<str>>,
+    /// Classes: `[clips]`, or empty unless every clip of the sources has one.
+    pub labels: Vec<u32>,
     /// Number of each clip over all sources: `[clips]`.
     pub samples: Vec<u64>,
-    /// Samples that could not be read: in training replaced by others, in evaluation left out.
+    /// Evaluation: which view of its clip each is, stretch number times `crops` plus crop number. Training: which
+    /// repetition. `[clips]`.
+    pub views: Vec<u32>,
+    /// Samples that could not be read, one entry for each time that was tried: in training replaced by others, in
+    /// evaluation left out.
     pub bad: Vec<u64>,
     /// Frames in a clip.
     pub num_frames: usize,
@@ -52,7 +58,24 @@ pub(super) struct InFlight {
 pub(super) struct Slot {
     /// Samples that could not be read, in the order they were tried.
     pub failures: Vec<SampleFailure>,
-    pub filled: Option<(BytesMut, u64, Arc<str>)>,
+    pub filled: Option<Filled>,
+}
+
+/// A decoded clip.
+#[derive(Debug)]
+pub(super) struct Filled {
+    pub buffer: BytesMut,
+    pub sample: u64,
+    /// Its view or repetition.
+    pub turn: u32,
+    pub words: Words,
+}
+
+/// What is known of a clip besides its pictures.
+#[derive(Debug)]
+pub(super) struct Words {
+    pub caption: Arc<str>,
+    pub label: Option<u32>,
 }
 
 impl InFlight {

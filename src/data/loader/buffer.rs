@@ -5,7 +5,7 @@
 //! one of other memory; joining then copies.
 
 use bytes::BytesMut;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Buffers of one size that wait to be used again.
@@ -71,6 +71,12 @@ impl Deref for FrameBuffer {
 
     fn deref(&self) -> &[u8] {
         &self.bytes
+    }
+}
+
+impl DerefMut for FrameBuffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
     }
 }
 

@@ -1,11 +1,12 @@
-//! Reads one sample: finds its files, draws its frames, crop, flip and caption by key, decodes.
+//! Reads one sample: finds its files, draws its frames, crop, flip, changes and caption by key, decodes.
 
+use super::batch::Words;
 use super::{Decoder, LoaderConfig, OpenVideo};
-use crate::config::recipe::CaptionChoice;
+use crate::config::recipe::{CaptionChoice, CropKind};
 use crate::data::layout::{ClipError, ClipFiles};
-use crate::data::rng::{Purpose, keyed};
+use crate::data::rng::{Purpose, keyed_repeat};
 use crate::data::{Captions, Clip, Source};
-use crate::video::{center_square, random_resized_crop};
+use crate::video::{multi_scale_crop, random_resized_crop, square_along};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use std::path::{Path, PathBuf};
@@ -14,9 +15,9 @@ use std::sync::Arc;
 /// How samples are seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum View {
-    /// Jittered frames, random crop, flip, any caption.
+    /// Drawn frames, random crop, flip, changes, any caption.
     Train,
-    /// Centred frames, the square in the middle, the first caption.
+    /// The fixed frames and square of a view, the first caption.
     Eval,
 }
 
@@ -27,6 +28,8 @@ pub(super) struct Samples {
     /// Number of each source's first clip.
     first: Vec<u64>,
     pub len: u64,
+    /// Whether every clip has a label.
+    pub labelled: bool,
 }
 
 impl Samples {
@@ -40,7 +43,9 @@ impl Samples {
                 first
             })
             .collect();
-        Self { sources, first, len }
+        let mut clips = sources.iter().flat_map(|source| &source.clips);
+        let labelled = clips.all(|clip| clip.label.is_some());
+        Self { sources, first, len, labelled }
     }
 
     /// Index of the source, the source, and the clip of `sample`, which must be below `len`.
@@ -56,7 +61,8 @@ impl Samples {
         source.root.join(&*clip.video)
     }
 
-    /// Decodes `sample` into `out`, `[frames, size_px, size_px, 3]`, and returns its caption.
+    /// Decodes `sample` into `out`, `[frames, size_px, size_px, 3]`, and returns its caption and label. `turn` is the
+    /// number of the repetition or view.
     ///
     /// One crop serves the whole clip, also where it spans several chunk files; AVION draws one a chunk,
     /// which makes the picture jump (SEEDS.md 8).
@@ -67,29 +73,38 @@ impl Samples {
         view: View,
         epoch: u64,
         sample: u64,
+        turn: u32,
         out: &mut [u8],
-    ) -> Result<Arc<str>, ClipError> {
+    ) -> Result<Words, ClipError> {
         let (index, source, clip) = self.get(sample);
-        let draw = |purpose| keyed(config.seed, epoch, sample, purpose);
+        let draw = |purpose| keyed_repeat(config.seed, epoch, sample, purpose, turn);
+        let (stretch, square) = (turn / config.crops as u32, turn % config.crops as u32);
 
         let files = ClipFiles::locate(source, clip)?;
         let mut opened = Opened::new(decoder, &files.paths);
-        let mut jitter = (view == View::Train).then(|| draw(Purpose::Frames));
-        let parts = files.plan(clip, source.fps, config.frame_rule, config.frames, jitter.as_mut(), |file| {
-            Ok(opened.get(file)?.info())
-        })?;
+        let (rule, count) = (config.frame_rule, config.frames);
+        let choose = |start, end| match view {
+            View::Train => rule.drawn(start, end, count, &mut draw(Purpose::Frames)),
+            View::Eval => rule.view(start, end, count, stretch as usize, config.views),
+        };
+        let parts = files.plan(clip, source.fps, count, choose, |file| Ok(opened.get(file)?.info()))?;
 
         let [width, height] = opened.get(0)?.size_px();
         let (crop, flip) = match view {
             View::Train => {
                 let rng = &mut draw(Purpose::Crop);
-                let crop = random_resized_crop(width, height, config.crop_scale, config.crop_ratio, rng);
+                let crop = match config.crop {
+                    CropKind::RandomResized => {
+                        random_resized_crop(width, height, config.crop_scale, config.crop_ratio, rng)
+                    }
+                    CropKind::MultiScale => multi_scale_crop(width, height, config.size_px, rng),
+                };
                 (crop, draw(Purpose::Flip).random::<f64>() < config.flip)
             }
-            View::Eval => (center_square(width, height), false),
+            View::Eval => (square_along(width, height, square, config.crops as u32), false),
         };
         let frame_bytes = out.len() / config.frames;
-        let mut rest = out;
+        let mut rest = &mut *out;
         for part in &parts {
             let (out, after) = rest.split_at_mut(part.frames.len() * frame_bytes);
             rest = after;
@@ -105,12 +120,16 @@ impl Samples {
             read.map_err(|error| failed(&files.paths[part.file], error))?;
         }
 
+        if view == View::Train {
+            config.augment.apply(out, config.size_px as usize, draw);
+        }
         let choice = config.captions.get(index).copied();
-        Ok(caption(
+        let caption = caption(
             &clip.captions,
             choice.unwrap_or(CaptionChoice::Random),
             (view == View::Train).then(|| draw(Purpose::Caption)),
-        ))
+        );
+        Ok(Words { caption, label: clip.label })
     }
 }
 
@@ -174,12 +193,7 @@ mod tests {
             layout: Layout::Whole { extension: "mp4".into() },
             fps: None,
             clips: (0..clips)
-                .map(|i| Clip {
-                    video: format!("{clips}/{i}").into(),
-                    start_s: 0.0,
-                    end_s: 1.0,
-                    captions: Captions::One("c".into()),
-                })
+                .map(|i| Clip::narrated(format!("{clips}/{i}").into(), 0.0, 1.0, Captions::One("c".into())))
                 .collect(),
         }
     }
@@ -198,7 +212,7 @@ mod tests {
     fn captions_are_chosen_by_key_or_joined() {
         let captions = Captions::Many(vec!["a".into(), "b".into(), "c".into()]);
         let pick = |epoch| {
-            let rng = keyed(1, epoch, 2, Purpose::Caption);
+            let rng = keyed_repeat(1, epoch, 2, Purpose::Caption, 0);
             caption(&captions, CaptionChoice::Random, Some(rng))
         };
         assert_eq!(pick(4), pick(4));

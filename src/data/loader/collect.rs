@@ -1,6 +1,6 @@
 //! The books of the loader: reports come in, slots fill up, hung threads are given up, whole batches go out.
 
-use super::batch::{InFlight, Slot};
+use super::batch::{Filled, InFlight, Slot};
 use super::clip::View;
 use super::worker::{Event, Report};
 use super::{ClipBatch, FrameBuffer, Loader, LoaderError};
@@ -44,8 +44,8 @@ impl Loader {
         let batch = &mut self.in_flight[(report.batch - front) as usize];
         match report.event {
             Event::Bad(failure) => batch.slots[report.slot].failures.push(failure),
-            Event::Done { buffer, sample, caption } => {
-                batch.slots[report.slot].filled = Some((buffer, sample, caption));
+            Event::Done(filled) => {
+                batch.slots[report.slot].filled = Some(filled);
                 batch.pending -= 1;
             }
             Event::Empty => batch.pending -= 1,
@@ -105,7 +105,8 @@ impl Loader {
     /// Does the accounts of a decoded batch and joins it.
     fn finish(&mut self, batch: InFlight, wait: Duration) -> Result<ClipBatch, LoaderError> {
         let InFlight { position, next, slots, .. } = batch;
-        let (mut bad, mut samples, mut captions, mut pieces) = (vec![], vec![], vec![], vec![]);
+        let (mut bad, mut samples, mut views, mut captions, mut pieces) = (vec![], vec![], vec![], vec![], vec![]);
+        let mut labels = Vec::new();
         let mut empty = false;
         // In order of slots, so that what is counted and logged is the same in every run.
         for Slot { failures, filled } in slots {
@@ -113,14 +114,16 @@ impl Loader {
                 self.failures.record(&failure);
                 bad.push(failure.sample);
             }
-            let Some((buffer, sample, caption)) = filled else {
+            let Some(Filled { buffer, sample, turn, words }) = filled else {
                 empty = true;
                 continue;
             };
             self.failures.good(sample);
             pieces.push(buffer);
             samples.push(sample);
-            captions.push(caption);
+            views.push(turn);
+            captions.push(words.caption);
+            labels.extend(words.label.filter(|_| self.shared.samples.labelled));
         }
         self.failures.check()?;
         if empty && self.shared.view == View::Train {
@@ -130,7 +133,9 @@ impl Loader {
         Ok(ClipBatch {
             frames: FrameBuffer::join(pieces, &self.pool),
             captions,
+            labels,
             samples,
+            views,
             bad,
             num_frames: config.frames,
             size_px: config.size_px as usize,

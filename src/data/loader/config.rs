@@ -1,7 +1,8 @@
 //! The loader's settings.
 
 use super::LoaderError;
-use crate::config::recipe::CaptionChoice;
+use crate::config::recipe::{CaptionChoice, CropKind, Recipe, Sampling};
+use crate::data::augment::Augment;
 use crate::data::sampling::FrameRule;
 use crate::data::{Layout, Source};
 use std::time::Duration;
@@ -13,7 +14,7 @@ pub struct LoaderConfig {
     pub seed: u64,
     /// Training: passes over the sources.
     pub epochs: u64,
-    /// Clips in a batch.
+    /// Clips in a batch; each repetition and each view counts as one.
     pub batch_size: usize,
     /// Frames in a clip.
     pub frames: usize,
@@ -21,12 +22,22 @@ pub struct LoaderConfig {
     pub size_px: u32,
     /// Which frames of a segment are taken.
     pub frame_rule: FrameRule,
-    /// Training: area share of the random crop, `[smallest, largest]`.
+    /// Training: kind of the random crop.
+    pub crop: CropKind,
+    /// Training: area share of the random-resized crop, `[smallest, largest]`.
     pub crop_scale: [f64; 2],
-    /// Training: width / height of the random crop, `[smallest, largest]`.
+    /// Training: width / height of the random-resized crop, `[smallest, largest]`.
     pub crop_ratio: [f64; 2],
     /// Training: probability of a flip left to right.
     pub flip: f64,
+    /// Training: changes to the decoded clip.
+    pub augment: Augment,
+    /// Training: times that a clip is in its batch, each drawn anew; divides `batch_size`.
+    pub repeats: usize,
+    /// Evaluation: stretches of each clip, by the frame rule.
+    pub views: usize,
+    /// Evaluation: squares of each stretch, along the long side.
+    pub crops: usize,
     /// What to do with several captions, a value a source; `Random` for those past the end.
     pub captions: Vec<CaptionChoice>,
     /// Decode threads; 0 = one per core.
@@ -48,9 +59,14 @@ impl Default for LoaderConfig {
             frames: 4,
             size_px: 224,
             frame_rule: FrameRule::Avion,
+            crop: CropKind::RandomResized,
             crop_scale: [0.5, 1.0],
             crop_ratio: [3.0 / 4.0, 4.0 / 3.0],
             flip: 0.0,
+            augment: Augment::default(),
+            repeats: 1,
+            views: 1,
+            crops: 1,
             captions: Vec::new(),
             workers: 0,
             prefetch: 2,
@@ -61,6 +77,37 @@ impl Default for LoaderConfig {
 }
 
 impl LoaderConfig {
+    /// The settings that a recipe's `[data]`, `[augment]` and `[eval]` state for its task; the batch size, and what
+    /// depends on the model's geometry or on the sources, is the caller's.
+    pub fn with_recipe(self, recipe: &Recipe) -> Self {
+        let data = &recipe.data;
+        let stride = data.stride as u64;
+        let frame_rule = match data.sampling {
+            Sampling::Segment => FrameRule::Avion,
+            Sampling::Dense => FrameRule::Dense { stride, jitter: data.stride_jitter },
+            Sampling::Window => FrameRule::Window { stride },
+            Sampling::Uniform => FrameRule::Uniform,
+        };
+        Self {
+            seed: recipe.seed,
+            epochs: recipe.train.epochs as u64,
+            frames: recipe.model.frames,
+            frame_rule,
+            crop: data.crop,
+            crop_scale: data.crop_scale,
+            crop_ratio: data.crop_ratio,
+            flip: data.flip,
+            augment: Augment::of(recipe),
+            repeats: data.repeats,
+            views: recipe.eval.views,
+            crops: recipe.eval.crops,
+            workers: data.workers,
+            prefetch: data.prefetch,
+            max_bad_share: data.max_bad_share,
+            ..self
+        }
+    }
+
     /// Bytes of a clip, `frames * size_px * size_px * 3`.
     pub(super) fn clip_bytes(&self) -> Result<usize, LoaderError> {
         let size = self.size_px as usize;
@@ -104,6 +151,17 @@ impl LoaderConfig {
         )?;
         require(range(self.crop_ratio), "crop_ratio", "0 < smallest <= largest", &self.crop_ratio)?;
         require(share(self.flip), "flip", "0 to 1", &self.flip)?;
+        let divides = self.repeats > 0 && self.batch_size.is_multiple_of(self.repeats);
+        require(divides, "repeats", "a divisor of the batch size", &self.repeats)?;
+        // So that every view has a number.
+        let views = (1..=1 << 16).contains(&self.views);
+        require(views, "views", "1 to 65536", &self.views)?;
+        require((1..=1 << 8).contains(&self.crops), "crops", "1 to 256", &self.crops)?;
+        let strided = match self.frame_rule {
+            FrameRule::Dense { stride, .. } | FrameRule::Window { stride } => (1..=1 << 32).contains(&stride),
+            FrameRule::Avion | FrameRule::Lavila | FrameRule::Uniform => true,
+        };
+        require(strided, "stride", "1 to 4,294,967,296", &self.frame_rule)?;
         require(share(self.max_bad_share), "max_bad_share", "0 to 1", &self.max_bad_share)?;
         let clips: usize = sources.iter().map(|source| source.clips.len()).sum();
         require(u32::try_from(clips).is_ok(), "sources", "at most 4,294,967,295 clips", &clips)?;

@@ -1,6 +1,6 @@
 //! From sources to batches, decoded ahead by a pool of threads.
 //!
-//! Comes in: [`Source`]s. Goes out: [`ClipBatch`]es, frames as bytes and captions as text. What is in a batch
+//! Comes in: [`Source`]s. Goes out: [`ClipBatch`]es, frames as bytes with captions as text or labels. What is in a batch
 //! depends on the seed, the data and the [`Position`] only, never on the number of threads or on timing: every
 //! draw is keyed (`data::rng`), and a sample that cannot be read is replaced by a keyed draw of another.
 //!
@@ -85,8 +85,9 @@ impl Loader {
         Self::new(sources, config, start, decoder, View::Train)
     }
 
-    /// Every clip once, in order, centred, not augmented, decoded with FFmpeg. The last batch may be smaller. Clips
-    /// that cannot be read are left out and listed in the batch's `bad`.
+    /// Every clip once, in order, not augmented, decoded with FFmpeg: centred, or in `config.views` times `config.crops`
+    /// views that follow each other, across batches too. The last batch may be smaller. Clips that cannot be read are
+    /// left out and listed in the batch's `bad`.
     ///
     /// # Errors
     /// A setting out of range.
@@ -114,11 +115,12 @@ impl Loader {
         let samples = Samples::new(sources);
         let clip_bytes = config.clip_bytes()?;
         let (batches, epochs) = match view {
-            View::Train => (full_batches(samples.len, config.batch_size), config.epochs),
-            View::Eval => (samples.len.div_ceil(config.batch_size as u64), 1),
+            View::Train => (full_batches(samples.len, config.batch_size / config.repeats), config.epochs),
+            View::Eval => ((samples.len * (config.views * config.crops) as u64).div_ceil(config.batch_size as u64), 1),
         };
         if view == View::Train && batches == 0 {
-            return Err(LoaderError::TooFewClips { clips: samples.len, batch_size: config.batch_size });
+            let batch_size = config.batch_size / config.repeats;
+            return Err(LoaderError::TooFewClips { clips: samples.len, batch_size });
         }
         if view == View::Train && start.batch >= batches {
             return Err(LoaderError::Start { position: start, batches });
@@ -191,15 +193,15 @@ impl Loader {
         let order = self.order_of(position.epoch);
         let Shared { samples, config, .. } = &*self.shared;
         let start = position.batch * config.batch_size as u64;
-        let places = start..(start + config.batch_size as u64).min(samples.len);
-        let slots = (places.end - places.start) as usize;
+        let entries = start..(start + config.batch_size as u64).min(samples.len * self.shared.turns());
+        let slots = (entries.end - entries.start) as usize;
         for (slot, buffer) in self.pool.take(slots, self.clip_bytes).into_iter().enumerate() {
             let job = Job {
                 batch: self.begun,
                 slot,
                 epoch: position.epoch,
                 order: order.clone(),
-                places: places.clone(),
+                entries: entries.clone(),
                 attempt: 0,
                 buffer,
             };

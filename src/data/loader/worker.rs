@@ -1,5 +1,6 @@
 //! The decode threads: each takes one place of a batch at a time and fills it with a readable sample.
 
+use super::batch::Filled;
 use super::clip::{Samples, View};
 use super::{Decoder, LoaderConfig};
 use crate::data::failures::SampleFailure;
@@ -29,6 +30,17 @@ pub(super) struct Shared {
     pub stop: AtomicBool,
 }
 
+impl Shared {
+    /// Entries that each clip makes: repetitions in training, views in evaluation.
+    pub fn turns(&self) -> u64 {
+        let config = &self.config;
+        match self.view {
+            View::Train => config.repeats as u64,
+            View::Eval => (config.views * config.crops) as u64,
+        }
+    }
+}
+
 /// The samples of an epoch in the order they are visited.
 #[derive(Clone, Debug)]
 pub(super) enum Order {
@@ -53,8 +65,9 @@ pub(super) struct Job {
     pub slot: usize,
     pub epoch: u64,
     pub order: Order,
-    /// Places of the epoch's order that the batch covers; slot 0 is the first.
-    pub places: Range<u64>,
+    /// Entries of the epoch that the batch covers; slot 0 is the first. The clip at each place of the order makes
+    /// [`Shared::turns`] entries in a row.
+    pub entries: Range<u64>,
     /// Attempts that have failed before this job.
     pub attempt: u32,
     /// Where the frames go.
@@ -65,14 +78,16 @@ impl Job {
     /// The sample for an attempt: the slot's own, then draws keyed by seed, epoch and place from the epoch's
     /// samples outside this batch; `None` when there is nothing (more) to try.
     fn sample(&self, shared: &Shared, attempt: u32) -> Option<u64> {
-        let place = self.places.start + self.slot as u64;
+        let turns = shared.turns();
+        let place = (self.entries.start + self.slot as u64) / turns;
         if attempt == 0 {
             return Some(self.order.sample(place));
         }
         if shared.view == View::Eval || attempt >= MAX_ATTEMPTS {
             return None;
         }
-        let covered = self.places.end - self.places.start;
+        let places = self.entries.start / turns..self.entries.end / turns;
+        let covered = places.end - places.start;
         let outside = shared.samples.len - covered;
         let mut rng = keyed(shared.config.seed, self.epoch, place, Purpose::Replacement);
         let mut draw = || {
@@ -80,13 +95,20 @@ impl Job {
                 rng.random_range(0..shared.samples.len)
             } else {
                 let place = rng.random_range(0..outside);
-                place + if place < self.places.start { 0 } else { covered }
+                place + if place < places.start { 0 } else { covered }
             }
         };
         (1..attempt).for_each(|_| {
             draw();
         });
         Some(self.order.sample(draw()))
+    }
+}
+
+impl Job {
+    /// Which of its clip's entries the slot is.
+    fn turn(&self, shared: &Shared) -> u32 {
+        ((self.entries.start + self.slot as u64) % shared.turns()) as u32
     }
 }
 
@@ -103,7 +125,7 @@ pub(super) enum Event {
     /// A sample could not be read; another one will be tried.
     Bad(SampleFailure),
     /// The slot is filled.
-    Done { buffer: BytesMut, sample: u64, caption: Arc<str> },
+    Done(Filled),
     /// No sample for this slot could be read.
     Empty,
     /// The decoder panicked.
@@ -177,13 +199,13 @@ fn fill(shared: &Shared, board: &Mutex<Board>, reports: &Sender<Report>, mut job
         let Some(sample) = job.sample(shared, job.attempt) else {
             return report(Event::Empty);
         };
-        let epoch = job.epoch;
+        let (epoch, turn) = (job.epoch, job.turn(shared));
         job.attempt += 1;
         lock(board).working = Some(Working { since: Instant::now(), job, sample });
         // Nothing is looked at again after a panic but the buffer, which is then dropped.
         let read = catch_unwind(AssertUnwindSafe(|| {
             let Shared { samples, decoder, config, view, .. } = shared;
-            samples.read(&**decoder, config, *view, epoch, sample, &mut buffer)
+            samples.read(&**decoder, config, *view, epoch, sample, turn, &mut buffer)
         }));
         job = {
             let mut board = lock(board);
@@ -193,9 +215,7 @@ fn fill(shared: &Shared, board: &Mutex<Board>, reports: &Sender<Report>, mut job
             board.working.take()?.job
         };
         match read {
-            Ok(Ok(caption)) => {
-                return report(Event::Done { buffer, sample, caption });
-            }
+            Ok(Ok(words)) => return report(Event::Done(Filled { buffer, sample, turn, words })),
             Ok(Err(error)) => report(Event::Bad(SampleFailure::new(sample, &error)))?,
             Err(panic) => {
                 return report(Event::Panicked { sample, message: panic_message(&*panic) });
@@ -223,7 +243,7 @@ mod tests {
     use std::collections::HashSet;
 
     fn shared(len: usize, view: View) -> Shared {
-        let clip = Clip { video: "v".into(), start_s: 0.0, end_s: 1.0, captions: Captions::One("c".into()) };
+        let clip = Clip::narrated("v".into(), 0.0, 1.0, Captions::One("c".into()));
         let source = Source {
             name: "test".into(),
             root: "root".into(),
@@ -247,7 +267,7 @@ mod tests {
             slot,
             epoch: 3,
             order: Order::Shuffled(order.permutation().into()),
-            places,
+            entries: places,
             attempt: 0,
             buffer: BytesMut::new(),
         }
@@ -266,6 +286,23 @@ mod tests {
         assert_eq!(job.sample(&shared, MAX_ATTEMPTS), None);
         // The same again, whatever was asked before.
         assert_eq!(job.sample(&shared, 5), Some(replacements[4]));
+    }
+
+    #[test]
+    fn repetitions_share_their_sample_and_its_replacements() {
+        let mut shared = shared(20, View::Train);
+        shared.config.repeats = 2;
+        // Places 4 and 5 of the order.
+        let jobs: Vec<Job> = (0..4).map(|slot| job(slot, 8..12, 20)).collect();
+        let at = |slot: usize, attempt| jobs[slot].sample(&shared, attempt).unwrap();
+        for attempt in 0..4 {
+            assert_eq!(at(0, attempt), at(1, attempt));
+            assert_eq!(at(2, attempt), at(3, attempt));
+        }
+        assert_eq!((at(0, 0), at(2, 0)), (jobs[0].order.sample(4), jobs[0].order.sample(5)));
+        assert!((1..9).all(|attempt| ![at(0, 0), at(2, 0)].contains(&at(0, attempt))));
+        let turns: Vec<u32> = jobs.iter().map(|job| job.turn(&shared)).collect();
+        assert_eq!(turns, [0, 1, 0, 1]);
     }
 
     #[test]

@@ -40,12 +40,8 @@ impl Video {
     }
 
     pub fn clip(&self, config: &SyntheticConfig) -> Clip {
-        Clip {
-            video: self.name.as_str().into(),
-            start_s: 0.0,
-            end_s: config.seconds,
-            captions: Captions::One(self.combination.caption().into()),
-        }
+        let caption = Captions::One(self.combination.caption().into());
+        Clip::narrated(self.name.as_str().into(), 0.0, config.seconds, caption)
     }
 
     fn write(&self, config: &SyntheticConfig) -> Result<(), SyntheticError> {
