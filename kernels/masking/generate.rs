@@ -2,13 +2,14 @@
 //!
 //! Writes `4 (visible + decoded)` bytes a clip and reads 8: what it costs is the search. The `k` tokens with the smallest
 //! draws are those below a limit, which 32 steps of bisection find by counting; no sorting, and no memory that grows
-//! with the tokens. A cube has a clip (or a unit, where barriers are dear).
+//! with the tokens. A cube has a clip, also on software Vulkan: one unit alone would exceed the 65,535 turns of loops
+//! after which Mesa's llvmpipe ends a shader without a word.
 
 use super::plan::{DECODER, DECODER_START, ENCODER_START, MIX};
 use super::{MaskKind, MaskShape};
 use crate::error::numbered;
 use crate::launch::UNITS;
-use crate::reduce::{Split, cube_sum, row_grid, share};
+use crate::reduce::{Split, cube_sum, row_grid};
 use crate::{Handle, KernelError};
 use cubecl::prelude::*;
 
@@ -35,10 +36,8 @@ struct Clip {
 /// Which tokens a search counts.
 #[derive(CubeType, Clone, Copy)]
 struct Search {
-    /// Tokens `0..range` are looked at, by this unit every `step`-th from `first` on.
+    /// Tokens `0..range` are looked at.
     range: u32,
-    first: u32,
-    step: u32,
     /// So many draws lie below the limit sought.
     count: u32,
     /// The encoder's limit, and whether members of the decoder's running cell are counted or the others; read by the
@@ -86,14 +85,13 @@ fn limit_of(
     scratch: &mut SharedMemory<f32>,
     #[comptime] kind: MaskKind,
     #[comptime] decoder: bool,
-    #[comptime] cooperate: bool,
 ) -> u32 {
     let mut limit = 0u32.runtime();
     let mut bit = HIGHEST_BIT.runtime();
     while bit > 0 {
         let next = limit | bit;
         let mut below = f32::new(0.0);
-        let mut token = search.first;
+        let mut token = UNIT_POS;
         while token < search.range {
             let mut counted = draw(clip.key0, clip.key1, token) < next;
             if comptime!(decoder) {
@@ -103,11 +101,9 @@ fn limit_of(
                     && member == search.members;
             }
             below += select(counted, f32::new(1.0), f32::new(0.0));
-            token += search.step;
+            token += UNITS;
         }
-        if comptime!(cooperate) {
-            below = cube_sum(below, scratch);
-        }
+        let below = cube_sum(below, scratch);
         limit = select(below <= f32::cast_from(search.count), next, limit);
         bit = bit >> 1;
     }
@@ -130,13 +126,11 @@ fn generate_kernel(
     decoder_kept: u32,
     #[comptime] kind: MaskKind,
     #[comptime] decode_all: bool,
-    #[comptime] cooperate: bool,
 ) {
-    let units = comptime!(if cooperate { UNITS } else { 1 });
-    let mut scratch = SharedMemory::<f32>::new(units as usize);
-    let mut seen_of = SharedMemory::<u32>::new(units as usize);
-    let mut decoded_of = SharedMemory::<u32>::new(units as usize);
-    let (clip_index, first, step) = share(cooperate);
+    let mut scratch = SharedMemory::<f32>::new(UNITS as usize);
+    let mut seen_of = SharedMemory::<u32>::new(UNITS as usize);
+    let mut decoded_of = SharedMemory::<u32>::new(UNITS as usize);
+    let clip_index = CUBE_POS as u32;
     if clip_index < clips {
         let (key0, key1) = (keys[(2 * clip_index) as usize], keys[(2 * clip_index + 1) as usize]);
         let start = draw(key0, key1, ENCODER_START.runtime()) % 4;
@@ -145,44 +139,41 @@ fn generate_kernel(
         let mut masked_below = 0u32.runtime();
         if comptime!(kind != MaskKind::RunningCell) {
             let members = false.runtime();
-            let search = Search { range: searched, first, step, count: masked_of_searched, masked_below, members };
-            masked_below = limit_of(&clip, &search, &mut scratch, kind, false, cooperate);
+            let search = Search { range: searched, count: masked_of_searched, masked_below, members };
+            masked_below = limit_of(&clip, &search, &mut scratch, kind, false);
         }
 
         let mut members = false.runtime();
         let mut decoded_below = 0u32.runtime();
         if comptime!(!decode_all) {
             let mut inside = f32::new(0.0);
-            let mut token = first;
+            let mut token = UNIT_POS;
             while token < tokens {
                 if is_masked(&clip, token, masked_below, kind) && in_cell(&clip, token, decoder_start, decoder_kept) {
                     inside += 1.0;
                 }
-                token += step;
+                token += UNITS;
             }
-            if comptime!(cooperate) {
-                inside = cube_sum(inside, &mut scratch);
-            }
-            let inside = u32::cast_from(inside);
+            let inside = u32::cast_from(cube_sum(inside, &mut scratch));
             // Some of the cell's tokens, or all of them and some others.
             members = inside > decoded;
             let mut count = decoded;
             if !members {
                 count = decoded - inside;
             }
-            let search = Search { range: tokens, first, step, count, masked_below, members };
-            decoded_below = limit_of(&clip, &search, &mut scratch, kind, true, cooperate);
+            let search = Search { range: tokens, count, masked_below, members };
+            decoded_below = limit_of(&clip, &search, &mut scratch, kind, true);
         }
 
         // A unit lists a run of tokens: twice over it, once to count and once to write.
-        let run = (tokens + step - 1) / step;
-        let from = first * run;
+        let run = (tokens + comptime!(UNITS - 1)) / UNITS;
+        let from = min(UNIT_POS * run, tokens);
         let to = min(from + run, tokens);
         let mut at_seen = clip_index * (visible + decoded);
         let mut at_decoded = at_seen + visible;
         #[unroll]
-        for pass in 0..comptime!(if cooperate { 2u32 } else { 1u32 }) {
-            let write = comptime!(pass == 1 || !cooperate);
+        for pass in 0..2u32 {
+            let write = comptime!(pass == 1);
             let mut seen = 0u32.runtime();
             let mut predicted = 0u32.runtime();
             for token in from..to {
@@ -245,8 +236,7 @@ pub fn generate<R: Runtime>(
         MaskKind::Tube => (shape.patches(), shape.masked / shape.frames),
         MaskKind::Random | MaskKind::RunningCell => (shape.tokens(), shape.masked),
     };
-    let split = Split::of(client);
-    let (cubes, dim) = row_grid(clips, split);
+    let (cubes, dim) = row_grid(clips, Split::Cube);
     // SAFETY: keys and table have these lengths; the kernel checks the clip and lists exactly the tokens counted.
     unsafe {
         generate_kernel::launch_unchecked::<R>(
@@ -267,7 +257,6 @@ pub fn generate<R: Runtime>(
             shape.decoder_kept(),
             shape.kind,
             shape.decoded == shape.masked,
-            split == Split::Cube,
         );
     }
     Ok(())
