@@ -6,7 +6,7 @@
 
 use crate::error::{numbered, positive};
 use crate::launch::grid;
-use crate::reduce::Split;
+use crate::reduce::{Split, row_grid};
 use crate::walk::vector_width;
 use crate::{FloatKind, Handle, KernelError, with_float};
 use cubecl::prelude::*;
@@ -22,6 +22,7 @@ const UNROLL: u32 = 8;
 fn forward_kernel<F: Float, N: Size>(
     x: &Array<Vector<F, N>>,
     y: &mut Array<Vector<F, N>>,
+    batch: u32,
     tokens: u32,
     vectors: u32,
     blocks: u32,
@@ -31,8 +32,10 @@ fn forward_kernel<F: Float, N: Size>(
     let (sample, block) = (cube / blocks, cube % blocks);
     let column = block * ACROSS + UNIT_POS % ACROSS;
     let group = UNIT_POS / ACROSS;
+    // The grid's last row of cubes, and a sample's last cube, may be ragged.
+    let inside = sample < batch && column < vectors;
     let mut sum = Vector::<f32, N>::new(0.0);
-    if column < vectors {
+    if inside {
         let mut token = group;
         while token < tokens {
             let mut values = Array::<Vector<F, N>>::new(UNROLL as usize);
@@ -61,7 +64,7 @@ fn forward_kernel<F: Float, N: Size>(
             }
         }
     }
-    if group == 0 && column < vectors {
+    if group == 0 && inside {
         y[(sample * vectors + column) as usize] = Vector::cast_from(sum / Vector::new(f32::cast_from(tokens)));
     }
 }
@@ -109,10 +112,9 @@ pub fn forward<R: Runtime>(
     let n = vector_width(client, kind, width);
     let blocks = (width / n).div_ceil(ACROSS as usize);
     let down = if Split::of(client) == Split::Cube { DOWN } else { 1 };
-    // `grid` covers units of 256; cubes here are narrower where no barrier is wanted.
-    let (cubes, _) = grid(batch * blocks * crate::launch::UNITS as usize);
+    let (cubes, _) = row_grid(batch * blocks, Split::Cube);
     with_float!(kind, F => unsafe {
-        // SAFETY: lengths are those of the contract; the kernel checks column and token, and the host the sample.
+        // SAFETY: lengths are those of the contract; the kernel checks sample, column and token.
         forward_kernel::launch_unchecked::<F, R>(
             client,
             cubes,
@@ -120,6 +122,7 @@ pub fn forward<R: Runtime>(
             n,
             ArrayArg::from_raw_parts(x.clone(), batch * tokens * width),
             ArrayArg::from_raw_parts(y.clone(), batch * width),
+            batch as u32,
             tokens as u32,
             (width / n) as u32,
             blocks as u32,

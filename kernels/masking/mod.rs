@@ -32,7 +32,9 @@ mod tail;
 pub use assemble::{Assemble, assemble, disassemble, reference as assemble_reference};
 pub use generate::generate;
 pub use ingest::{ingest, reference as ingest_reference};
-pub use pixel_loss::{PixelLoss, PixelReference, pixel_loss, pixel_loss_finish, predicted_pixels, reference};
+pub use pixel_loss::{
+    PixelLoss, PixelReference, pixel_loss, pixel_loss_finish, predicted_pixels, reference as pixel_loss_reference,
+};
 pub use plan::{MaskKind, MaskShape, on_host};
 pub use positions::{positions, positions_backward};
 pub use tail::{tail, tail_backward};

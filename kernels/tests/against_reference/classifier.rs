@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 #[test]
 fn the_mean_over_tokens_and_its_gradient_match_reference() {
     let (client, mut rng) = (client(), ChaCha8Rng::seed_from_u64(81));
-    for size in [[1, 1, 1], [3, 7, 96], [2, 65, 384], [1, 157, 770], [5, 8, 13]] {
+    for size in [[1, 1, 1], [3, 7, 96], [2, 65, 384], [1, 157, 770], [5, 8, 13], [32_769, 1, 3]] {
         let [batch, tokens, width] = size;
         for (kind, tolerance) in kinds(&client, 1e-6) {
             let x = rounded(kind, &values(&mut rng, batch * tokens * width));

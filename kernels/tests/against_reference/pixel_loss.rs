@@ -28,7 +28,7 @@ fn loss_gradient_and_pixels_match_reference() {
                 let prediction = rounded(kind, &values(&mut rng, len));
                 let device = typed(&client, kind, &prediction);
                 let args = PixelLoss { frames: &frames, tubelets: grid, order: &order_device, counts, normalize };
-                let expected = masking::reference(&bytes, grid, &order, counts, normalize, &prediction);
+                let expected = masking::pixel_loss_reference(&bytes, grid, &order, counts, normalize, &prediction);
                 let name = format!("{grid:?} {kind:?} {normalize:?}");
 
                 let out = upload(&client, &vec![5.0; len]);
