@@ -15,6 +15,9 @@
 //! | [`column_sum`] | bias gradients | `dst[n] += sum over rows of [rows, n]` | f32, f16, bf16 | `column_sum::reference` |
 //! | [`rows`], [`row_add`] | the heads | `[rows, width]`: gather, scatter, normalise, add | f32, f16, bf16 | `rows::reference` |
 //! | [`contrastive`] | the loss | products `[chunk, n]` -> loss, accuracy, gradients | f32, gradients also f16, bf16 | `contrastive::reference` |
+//! | [`masking`] | VideoMAE: which tokens are seen, their patches, the decoder's ends, the pixel loss | `[clips, visible + decoded]` tokens | f32, f16, bf16 | `masking::on_host`, `masking::*reference` |
+//! | [`pool`] | the classifier's input | `[batch, tokens, width]` -> `[batch, width]` | f32, f16, bf16 | `pool::reference` |
+//! | [`soft_cross_entropy`] | fine-tuning's loss | logits and targets `[batch, classes]` -> loss, accuracy, gradient | f32, f16, bf16 | `soft_cross_entropy::reference` |
 //! | [`flat`] | the compute copy of the weights | accumulate, clear, cast over `[n]` | f32, f16, bf16 | in their test |
 //! | [`grad_norm`] | once per step | flat gradient `[n]` -> norm, clip factor, finite flag | f32 | `grad_norm::reference` |
 //! | [`optimizer`] | once per step: AdamW, Lion, SGD | flat parameters, gradients and state `[n]` | f32, with an f16/bf16 copy | `reference` of each |
@@ -42,12 +45,15 @@ pub mod grad_norm;
 pub mod ingest_wgsl;
 pub mod launch;
 pub mod layer_norm;
+pub mod masking;
 pub mod optimizer;
 pub mod patch_ingest;
+pub mod pool;
 pub mod reduce;
 pub mod residual;
 pub mod row_add;
 pub mod rows;
+pub mod soft_cross_entropy;
 mod walk;
 
 pub use cubecl::server::Handle;

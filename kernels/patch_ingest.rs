@@ -95,8 +95,15 @@ pub(crate) struct Scales {
     scale_b: f32,
 }
 
+impl PixelNorm {
+    pub(crate) fn scales<R: Runtime>(&self) -> ScalesLaunch<R> {
+        let ([r, g, b], std) = (self.mean, self.std);
+        ScalesLaunch::new(r, g, b, 1.0 / std[0], 1.0 / std[1], 1.0 / std[2])
+    }
+}
+
 #[cube]
-fn of_channel(scales: &Scales, #[comptime] channel: u32) -> (f32, f32) {
+pub(crate) fn of_channel(scales: &Scales, #[comptime] channel: u32) -> (f32, f32) {
     if comptime!(channel == 0) {
         (scales.mean_r, scales.scale_r)
     } else if comptime!(channel == 1) {
@@ -108,7 +115,7 @@ fn of_channel(scales: &Scales, #[comptime] channel: u32) -> (f32, f32) {
 
 /// The words that hold the `3 pixels` bytes from `byte` on, the first byte lowest; `byte` is a multiple of that number.
 #[cube]
-fn load_words(frames: &Array<u32>, byte: u32, #[comptime] pixels: u32) -> Array<u32> {
+pub(crate) fn load_words(frames: &Array<u32>, byte: u32, #[comptime] pixels: u32) -> Array<u32> {
     let count = comptime!((3 * pixels).div_ceil(4));
     let mut words = Array::<u32>::new(count as usize);
     let first = byte / 4;
@@ -210,8 +217,7 @@ pub fn patch_ingest<R: Runtime>(
     let units = len / (3 * pixels);
     let (count, dim) = grid(units);
     let tokens = if grid_of.class_row { 1 + grid_of.frames_per_clip * grid_of.patches() } else { 0 };
-    let [r, g, b] = norm.mean;
-    let scales = ScalesLaunch::new(r, g, b, 1.0 / norm.std[0], 1.0 / norm.std[1], 1.0 / norm.std[2]);
+    let scales = norm.scales();
     with_float!(kind, F => unsafe {
         // SAFETY: `out` holds `len` elements, `frames` the padded bytes of that geometry; positions are checked.
         patch_ingest_kernel::launch_unchecked::<F, R>(

@@ -8,7 +8,7 @@
 use crate::{
     FloatKind, Handle,
     launch::{UNITS, grid},
-    reduce::{Split, cube_sum},
+    reduce::{Split, cube_sum, row_grid, share},
     with_float,
 };
 use cubecl::prelude::*;
@@ -128,20 +128,6 @@ pub fn scatter<R: Runtime>(
     });
 }
 
-/// The unit's row, first element and step under a [`Split`]: a cube shares a row, or a unit has it alone.
-#[cube]
-fn share(#[comptime] cooperate: bool) -> (u32, u32, u32) {
-    let mut row = ABSOLUTE_POS as u32;
-    let mut first = 0u32.runtime();
-    let mut step = 1u32.runtime();
-    if comptime!(cooperate) {
-        row = CUBE_POS as u32;
-        first = UNIT_POS;
-        step = UNITS.runtime();
-    }
-    (row, first, step)
-}
-
 #[cube(launch_unchecked)]
 fn normalize_kernel<F: Float>(
     x: &Array<F>,
@@ -207,14 +193,6 @@ fn normalize_backward_kernel<F: Float>(
             dx[at] = F::cast_from((dy[at] - y[at] * along) * inverse);
             i += step;
         }
-    }
-}
-
-/// A cube, or a unit, for each row.
-fn row_grid(rows: usize, split: Split) -> (CubeCount, CubeDim) {
-    match split {
-        Split::Cube => grid(rows * UNITS as usize),
-        Split::Unit => grid(rows),
     }
 }
 

@@ -4,12 +4,15 @@
 
 mod activation;
 mod attention;
+mod classifier;
 mod contrastive;
 mod device;
 mod embedding;
 mod gemm;
 mod layer_norm;
+mod masking;
 mod optimizer;
+mod pixel_loss;
 mod pooled;
 mod residual;
 mod rows;

@@ -10,10 +10,13 @@ use avion_kernels::{
     column_sum, contrastive,
     embedding::{self, Groups},
     flat, grad_norm, layer_norm,
+    masking::{self, MaskKind, MaskShape, TubeletGrid},
     optimizer::{self, BLOCK, OptimizerBuffers},
     patch_ingest::{self, PatchGrid, PixelNorm},
+    pool,
     reduce::Split,
     residual, row_add, rows,
+    soft_cross_entropy::soft_cross_entropy,
 };
 use cubecl::prelude::*;
 
@@ -53,6 +56,7 @@ pub fn launch_all<R: Runtime>(client: &ComputeClient<R>) -> Result<(), KernelErr
     for kind in [FloatKind::F32, FloatKind::Bf16] {
         blocks(client, kind)?;
         ends(client, kind)?;
+        masked(client, kind)?;
         for causal in [false, true] {
             let shape = pooled::PooledShape { batch: BATCH, tokens: TOKENS, heads: HEADS, head_dim: 64, causal, kind };
             let [q, output, gradient, d_q] = [(); 4].map(|()| buffers.of(BATCH * WIDTH, kind));
@@ -62,6 +66,7 @@ pub fn launch_all<R: Runtime>(client: &ComputeClient<R>) -> Result<(), KernelErr
             pooled::backward(client, &shape, [&q, &kv], [&output, &gradient], &weights, [&d_q, &d_kv]);
         }
     }
+    masks(client)?;
     loss(client)?;
     update(client)
 }
@@ -158,6 +163,72 @@ fn ends<R: Runtime>(client: &ComputeClient<R>, kind: FloatKind) -> Result<(), Ke
     flat::accumulate(client, &buffers.of(PARAMETERS, kind), kind, &buffers.f32s(PARAMETERS), PARAMETERS);
     flat::cast(client, &buffers.f32s(PARAMETERS), &buffers.of(PARAMETERS, kind), kind, PARAMETERS);
     Ok(())
+}
+
+/// Masks of every kind, with all masked tokens decoded or some.
+fn masks<R: Runtime>(client: &ComputeClient<R>) -> Result<(), KernelError> {
+    let buffers = Buffers(client);
+    for kind in [MaskKind::Tube, MaskKind::Random, MaskKind::RunningCell] {
+        for decoded in [1.0, 0.5] {
+            let shape = MaskShape::of_ratio(kind, [8, 14, 14], 0.75)?.decoding(decoded)?;
+            let order = buffers.f32s(shape.counts(BATCH).rows());
+            masking::generate(client, &shape, &buffers.f32s(2 * BATCH), &order, BATCH)?;
+        }
+    }
+    Ok(())
+}
+
+/// VideoMAE's ends, and PatchDropout's.
+fn masked<R: Runtime>(client: &ComputeClient<R>, kind: FloatKind) -> Result<(), KernelError> {
+    let buffers = Buffers(client);
+    let norm = PixelNorm { mean: [0.5; 3], std: [0.5; 3] };
+    let tubelets = TubeletGrid { frames: 16, image_px: 224, patch_px: 16, tubelet: 2 };
+    let (batch, tokens, decoder) = (64, tubelets.tokens(), 384);
+    let counts = MaskShape::of_ratio(MaskKind::Tube, [8, 14, 14], 0.9)?.counts(batch);
+    let all = masking::Counts::all(batch, tokens);
+    let (frames, order) = (client.empty(tubelets.padded_bytes(batch)), buffers.f32s(counts.rows()));
+    for (order, counts, class_row) in [(Some(&order), counts, false), (Some(&order), counts, true), (None, all, false)]
+    {
+        let patches = buffers.of((counts.visible_rows() + batch) * tubelets.columns(), kind);
+        masking::ingest(client, kind, &frames, tubelets, norm, order, counts, class_row, &patches)?;
+    }
+    let (x, table) = (buffers.of((counts.visible_rows() + batch) * WIDTH, kind), buffers.f32s((1 + tokens) * WIDTH));
+    for class_row in [false, true] {
+        masking::positions(client, kind, &x, &table, &order, counts, class_row, [tokens, WIDTH])?;
+    }
+    masking::positions_backward(client, kind, &x, &table, &order, counts, true, [tokens, WIDTH])?;
+
+    let mask_token = buffers.f32s(decoder);
+    let [projected, d_projected] = [(); 2].map(|()| buffers.of(counts.visible_rows() * decoder, kind));
+    let [all_rows, tail] = [counts.rows(), counts.decoded_rows()].map(|rows| buffers.of(rows * decoder, kind));
+    let args = masking::Assemble {
+        projected: &projected,
+        table: &table,
+        mask_token: &mask_token,
+        order: &order,
+        tokens,
+        width: decoder,
+    };
+    masking::assemble(client, kind, args, counts, &all_rows)?;
+    masking::disassemble(client, kind, &all_rows, counts, decoder, &d_projected, &mask_token)?;
+    masking::tail(client, kind, &all_rows, counts, decoder, &tail)?;
+    masking::tail_backward(client, kind, &tail, counts, decoder, &all_rows)?;
+
+    let (rows, columns) = (counts.decoded_rows(), tubelets.columns());
+    let (prediction, sums, result) = (buffers.of(rows * columns, kind), buffers.f32s(2 * rows), buffers.f32s(2));
+    for normalize in [Some(1e-6), None] {
+        let args = masking::PixelLoss { frames: &frames, tubelets, order: &order, counts, normalize };
+        masking::pixel_loss(client, kind, &args, &prediction, &sums)?;
+        masking::predicted_pixels(client, kind, &args, &prediction, &buffers.f32s(rows * columns))?;
+    }
+    masking::pixel_loss_finish(client, &sums, rows, columns, &result)?;
+
+    let (batch, classes) = (32, 400);
+    let (tokens_of, pooled) = (buffers.of(batch * tokens * WIDTH, kind), buffers.of(batch * WIDTH, kind));
+    pool::forward(client, kind, &tokens_of, &pooled, [batch, tokens, WIDTH])?;
+    pool::backward(client, kind, &pooled, &tokens_of, [batch, tokens, WIDTH])?;
+    let (logits, targets) = (buffers.of(batch * classes, kind), buffers.f32s(batch * classes));
+    soft_cross_entropy(client, kind, &logits, &targets, &result, batch, classes)
 }
 
 fn loss<R: Runtime>(client: &ComputeClient<R>) -> Result<(), KernelError> {

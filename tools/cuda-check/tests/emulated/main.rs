@@ -8,14 +8,20 @@ mod faults;
 mod activation;
 #[path = "../../../../kernels/tests/against_reference/attention.rs"]
 mod attention;
+#[path = "../../../../kernels/tests/against_reference/classifier.rs"]
+mod classifier;
 #[path = "../../../../kernels/tests/against_reference/contrastive.rs"]
 mod contrastive;
 #[path = "../../../../kernels/tests/against_reference/embedding.rs"]
 mod embedding;
 #[path = "../../../../kernels/tests/against_reference/layer_norm.rs"]
 mod layer_norm;
+#[path = "../../../../kernels/tests/against_reference/masking.rs"]
+mod masking;
 #[path = "../../../../kernels/tests/against_reference/optimizer.rs"]
 mod optimizer;
+#[path = "../../../../kernels/tests/against_reference/pixel_loss.rs"]
+mod pixel_loss;
 #[path = "../../../../kernels/tests/against_reference/pooled.rs"]
 mod pooled;
 #[path = "../../../../kernels/tests/against_reference/residual.rs"]
