@@ -7,7 +7,7 @@ use super::params::{ParamStore, Weight};
 use super::plan::{StepPlan, TowerSizes};
 use super::shape::ClipShape;
 use super::text::{Captions, TextTower};
-use super::tower::DropKey;
+use super::stack::DropKey;
 use super::vision::VisionTower;
 use crate::ops::differentiable::differentiable;
 use crate::ops::patch_embed::{Frames, PatchGrid};
@@ -135,7 +135,7 @@ impl<R: CubeRuntime> Clip<R> {
     pub fn encode_video(&self, frames: Frames, pass: &Pass) -> AdT<R, 2> {
         let (vision, pass_) = (self.vision.clone(), pass.clone());
         differentiable(self.anchor(pass), move |_| {
-            let plan = pass_.plan.as_ref().map(|plan| &plan.vision);
+            let plan = pass_.plan.as_ref().map(|plan| &plan.towers[0]);
             let (feature, kept) = vision.forward(frames, plan, pass_.drop_path);
             let backward = move |dy| {
                 if let Some(kept) = kept {
@@ -151,7 +151,7 @@ impl<R: CubeRuntime> Clip<R> {
     pub fn encode_text(&self, captions: Captions, pass: &Pass) -> AdT<R, 2> {
         let (text, plan) = (self.text.clone(), pass.plan.clone());
         differentiable(self.anchor(pass), move |_| {
-            let (feature, kept) = text.forward(captions, plan.as_ref().map(|plan| &plan.text));
+            let (feature, kept) = text.forward(captions, plan.as_ref().map(|plan| &plan.towers[1]));
             let backward = move |dy| {
                 if let Some(kept) = kept {
                     text.backward(kept, dy);

@@ -30,18 +30,49 @@ pub struct TowerSizes {
     pub norm_before: bool,
     /// Whether drop path is on.
     pub drop_path: bool,
+    /// What follows the blocks.
+    pub ending: Ending,
+    /// What it is called in messages.
+    pub name: &'static str,
+}
+
+/// What follows the blocks of a tower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// One token a sample goes on, and the last block is computed for it alone.
+    OneToken,
+    /// All tokens go on.
+    AllTokens {
+        /// Bytes kept after the blocks until the backward pass.
+        kept: u64,
+        /// Bytes taken beside them at the most, between the blocks' forward and backward passes.
+        beside: u64,
+        /// Multiplications and additions of the forward pass after the blocks.
+        operations: u64,
+    },
 }
 
 impl TowerSizes {
     /// Multiplications and additions of a forward pass: products and attention of every block, of the last only what one
-    /// token a sample needs.
+    /// token a sample needs where no other goes on.
     pub fn forward_operations(&self) -> f64 {
         let (rows, width) = (self.rows() as f64, self.width as f64);
         let seen = if self.causal { 0.5 } else { 1.0 };
         let block = 24.0 * rows * width * width + 4.0 * seen * rows * self.tokens as f64 * width;
-        let last = 4.0 * rows * width * width;
+        let last = match self.ending {
+            Ending::OneToken => 4.0 * rows * width * width,
+            Ending::AllTokens { operations, .. } => operations as f64,
+        };
         let embedding = 2.0 * rows * width * self.patch_values as f64;
-        (self.layers.saturating_sub(1)) as f64 * block + last + embedding
+        self.full_blocks() as f64 * block + last + embedding
+    }
+
+    /// Blocks that are computed for every token.
+    fn full_blocks(&self) -> usize {
+        match self.ending {
+            Ending::OneToken => self.layers.saturating_sub(1),
+            Ending::AllTokens { .. } => self.layers,
+        }
     }
 
     fn rows(&self) -> u64 {
@@ -83,24 +114,27 @@ impl TowerSizes {
 /// What one tower keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TowerPlan {
-    /// Of each block but the last.
+    /// Of each block that is computed for every token.
     pub blocks: Vec<Keep>,
-    /// Keys and values of the last, of which one token a sample goes on.
+    /// Keys and values of the last, where of that one token a sample goes on.
     pub last_kv: bool,
 }
 
 impl TowerPlan {
     /// The same for every block.
-    pub fn uniform(layers: usize, keep: Keep) -> Self {
-        TowerPlan { blocks: vec![keep; layers.saturating_sub(1)], last_kv: keep.qkv }
+    pub fn uniform(sizes: &TowerSizes, keep: Keep) -> Self {
+        // Where there is no such block, nothing is left to decide.
+        let last_kv = keep.qkv || sizes.ending != Ending::OneToken;
+        TowerPlan { blocks: vec![keep; sizes.full_blocks()], last_kv }
     }
 }
 
-/// What a step keeps of both towers, and what it then needs.
+/// What a step keeps of its towers, and what it then needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepPlan {
-    pub vision: TowerPlan,
-    pub text: TowerPlan,
+    /// In the order of their forward passes: video and text, or encoder and decoder.
+    pub towers: Vec<TowerPlan>,
+    names: Vec<&'static str>,
     /// Bytes of activations at their most.
     pub peak: u64,
     /// Estimated share of the forward pass that is computed again, 0 to 1.
@@ -115,29 +149,28 @@ pub struct DoesNotFit {
 }
 
 impl StepPlan {
-    /// The same for every block of both towers.
-    pub fn uniform(vision: &TowerSizes, text: &TowerSizes, keep: Keep) -> Self {
-        let plans = [TowerPlan::uniform(vision.layers, keep), TowerPlan::uniform(text.layers, keep)];
-        Self::of(vision, text, plans)
+    /// The same for every block of all towers.
+    pub fn uniform(towers: &[TowerSizes], keep: Keep) -> Self {
+        Self::of(towers, towers.iter().map(|sizes| TowerPlan::uniform(sizes, keep)).collect())
     }
 
     /// Keeps as much as `budget` bytes of activations allow.
     ///
     /// # Errors
     /// [`DoesNotFit`] when not even keeping block inputs alone does.
-    pub fn fit(vision: &TowerSizes, text: &TowerSizes, budget: u64) -> Result<Self, DoesNotFit> {
-        let all = Self::uniform(vision, text, Keep::ALL);
+    pub fn fit(towers: &[TowerSizes], budget: u64) -> Result<Self, DoesNotFit> {
+        let all = Self::uniform(towers, Keep::ALL);
         if all.peak <= budget {
             return Ok(all);
         }
-        let mut plan = Self::uniform(vision, text, Keep::NOTHING);
+        let mut plan = Self::uniform(towers, Keep::NOTHING);
         if plan.peak > budget {
             return Err(DoesNotFit { least: plan.peak });
         }
         loop {
             let better = candidates(&plan)
                 .filter_map(|plans| {
-                    let candidate = Self::of(vision, text, plans);
+                    let candidate = Self::of(towers, plans);
                     let saved = plan.recomputed - candidate.recomputed;
                     let cost = candidate.peak.saturating_sub(plan.peak).max(1);
                     (candidate.peak <= budget).then_some((saved / cost as f64, candidate))
@@ -150,24 +183,29 @@ impl StepPlan {
         }
     }
 
-    fn of(vision: &TowerSizes, text: &TowerSizes, [v, t]: [TowerPlan; 2]) -> Self {
+    fn of(towers: &[TowerSizes], plans: Vec<TowerPlan>) -> Self {
         let mut ledger = Ledger::default();
-        let vision_kept = forward(vision, &v, &mut ledger);
-        let text_kept = forward(text, &t, &mut ledger);
-        backward(text, &t, text_kept, &mut ledger);
-        backward(vision, &v, vision_kept, &mut ledger);
-        let recomputed = recomputed_s(vision, &v) + recomputed_s(text, &t);
-        let whole = [vision, text].map(|sizes| recomputed_s(sizes, &TowerPlan::uniform(sizes.layers, Keep::NOTHING)));
+        let pairs = || towers.iter().zip(&plans);
+        let kept: Vec<TowerKept> = pairs().map(|(sizes, plan)| forward(sizes, plan, &mut ledger)).collect();
+        for ((sizes, plan), kept) in pairs().zip(kept).rev() {
+            backward(sizes, plan, kept, &mut ledger);
+        }
+        let recomputed: f64 = pairs().map(|(sizes, plan)| recomputed_s(sizes, plan)).sum();
         // Of a block's forward pass all but the MLP's second product can be computed again.
-        let forward_s = whole.iter().sum::<f64>() + vision.product_s(4 * vision.width) * vision.layers as f64;
-        StepPlan { vision: v, text: t, peak: ledger.peak, recomputed: recomputed / forward_s }
+        let whole = |sizes: &TowerSizes| {
+            let again = recomputed_s(sizes, &TowerPlan::uniform(sizes, Keep::NOTHING));
+            again + sizes.product_s(4 * sizes.width) * sizes.full_blocks() as f64
+        };
+        let forward_s: f64 = towers.iter().map(whole).sum();
+        let names = towers.iter().map(|sizes| sizes.name).collect();
+        StepPlan { towers: plans, names, peak: ledger.peak, recomputed: recomputed / forward_s }
     }
 }
 
 impl fmt::Display for StepPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "activations {:.2} GiB at their most", self.peak as f64 / (1u64 << 30) as f64)?;
-        for (name, plan) in [("video", &self.vision), ("text", &self.text)] {
+        for (name, plan) in self.names.iter().zip(&self.towers) {
             let count = |piece: fn(&Keep) -> bool| plan.blocks.iter().filter(|keep| piece(keep)).count();
             let blocks = plan.blocks.len();
             let pieces = [
@@ -184,23 +222,22 @@ impl fmt::Display for StepPlan {
 }
 
 /// The plan with one more piece kept.
-fn candidates(plan: &StepPlan) -> impl Iterator<Item = [TowerPlan; 2]> + '_ {
+fn candidates(plan: &StepPlan) -> impl Iterator<Item = Vec<TowerPlan>> + '_ {
     let pieces: [fn(&mut Keep) -> &mut bool; 4] =
         [|k| &mut k.attended, |k| &mut k.middle, |k| &mut k.qkv, |k| &mut k.hidden];
     let more = move |tower: usize| {
-        let plans = [&plan.vision, &plan.text];
-        let blocks = (0..plans[tower].blocks.len()).flat_map(move |block| {
+        let blocks = (0..plan.towers[tower].blocks.len()).flat_map(move |block| {
             pieces.into_iter().filter_map(move |piece| {
-                let mut plans = plans.map(TowerPlan::clone);
+                let mut plans = plan.towers.clone();
                 let kept = piece(&mut plans[tower].blocks[block]);
                 (!std::mem::replace(kept, true)).then_some(plans)
             })
         });
-        let mut with_kv = plans.map(TowerPlan::clone);
+        let mut with_kv = plan.towers.clone();
         let kv = (!std::mem::replace(&mut with_kv[tower].last_kv, true)).then_some(with_kv);
         blocks.chain(kv)
     };
-    (0..2).flat_map(more)
+    (0..plan.towers.len()).flat_map(more)
 }
 
 /// Seconds of recomputation.
@@ -288,6 +325,11 @@ fn forward(sizes: &TowerSizes, plan: &TowerPlan, ledger: &mut Ledger) -> TowerKe
     });
     let blocks = blocks.collect();
     let start = ledger.now;
+    if let Ending::AllTokens { kept, beside, .. } = sizes.ending {
+        ledger.take(kept + beside);
+        ledger.give(beside);
+        return TowerKept { before, blocks, last: kept };
+    }
     ledger.take(stats + u);
     ledger.take(2 * u);
     ledger.give(u);
@@ -297,8 +339,14 @@ fn forward(sizes: &TowerSizes, plan: &TowerPlan, ledger: &mut Ledger) -> TowerKe
 }
 
 fn backward(sizes: &TowerSizes, plan: &TowerPlan, kept: TowerKept, ledger: &mut Ledger) {
-    let (u, stats, lse) = (sizes.unit(), sizes.stats(), sizes.lse());
+    let u = sizes.unit();
     let branch = when(sizes.drop_path, u);
+    if let Ending::AllTokens { .. } = sizes.ending {
+        ledger.take(u); // the stream's gradient
+        ledger.give(kept.last + u); // and the blocks' output
+        blocks_backward(sizes, plan, kept, ledger, branch);
+        return;
+    }
     // The last block: keys and values, their gradients, the gradient of the norm's output, the stream's.
     if !plan.last_kv {
         ledger.take(3 * u);
@@ -309,6 +357,12 @@ fn backward(sizes: &TowerSizes, plan: &TowerPlan, kept: TowerKept, ledger: &mut 
     ledger.take(2 * u);
     ledger.give(3 * u);
     ledger.give(kept.last.saturating_sub(when(plan.last_kv, 2 * u)) + u); // and its input
+    blocks_backward(sizes, plan, kept, ledger, branch);
+}
+
+/// The blocks that are computed for every token, and what comes before them.
+fn blocks_backward(sizes: &TowerSizes, plan: &TowerPlan, kept: TowerKept, ledger: &mut Ledger, branch: u64) {
+    let (u, stats, lse) = (sizes.unit(), sizes.stats(), sizes.lse());
     for (keep, left) in plan.blocks.iter().zip(&kept.blocks).rev() {
         if !keep.middle {
             if !keep.attended {
@@ -375,11 +429,19 @@ mod tests {
             causal: false,
             norm_before: true,
             drop_path: false,
+            ending: Ending::OneToken,
+            name: "video",
         }
     }
 
     fn text() -> TowerSizes {
-        TowerSizes { tokens: 32, width: 512, heads: 8, patch_values: 0, causal: true, norm_before: false, ..vision() }
+        let sizes = TowerSizes { tokens: 32, width: 512, heads: 8, patch_values: 0, ..vision() };
+        TowerSizes { causal: true, norm_before: false, name: "text", ..sizes }
+    }
+
+    fn classifier() -> TowerSizes {
+        let ending = Ending::AllTokens { kept: 100, beside: 1 << 20, operations: 0 };
+        TowerSizes { norm_before: false, ending, ..vision() }
     }
 
     /// Whatever is taken is given back: a walk that leaves something would predict growth.
@@ -389,9 +451,9 @@ mod tests {
             [Keep::ALL, Keep::NOTHING, Keep { attended: true, ..Keep::NOTHING }, Keep { middle: false, ..Keep::ALL }]
         {
             for drop_path in [false, true] {
-                for sizes in [TowerSizes { drop_path, ..vision() }, text()] {
+                for sizes in [TowerSizes { drop_path, ..vision() }, text(), classifier()] {
                     let mut ledger = Ledger::default();
-                    let plan = TowerPlan::uniform(sizes.layers, keep);
+                    let plan = TowerPlan::uniform(&sizes, keep);
                     let kept = forward(&sizes, &plan, &mut ledger);
                     backward(&sizes, &plan, kept, &mut ledger);
                     assert_eq!(ledger.now, 0, "{keep:?} {sizes:?}");
@@ -402,26 +464,26 @@ mod tests {
 
     #[test]
     fn a_budget_is_met_and_used() {
-        let least = StepPlan::uniform(&vision(), &text(), Keep::NOTHING);
-        let most = StepPlan::uniform(&vision(), &text(), Keep::ALL);
+        let least = StepPlan::uniform(&[vision(), text()], Keep::NOTHING);
+        let most = StepPlan::uniform(&[vision(), text()], Keep::ALL);
         assert!(least.peak < 9 * GIB && most.peak > 32 * GIB, "{least} | {most}");
         assert!(least.recomputed > 0.6 && most.recomputed == 0.0, "{least} | {most}");
         let mut before = least.recomputed;
         for gib in [10, 14, 18, 24, 32] {
-            let plan = StepPlan::fit(&vision(), &text(), gib * GIB).unwrap();
+            let plan = StepPlan::fit(&[vision(), text()], gib * GIB).unwrap();
             // A piece is at most four units.
             assert!(plan.peak <= gib * GIB && plan.peak + 5 * vision().unit() > gib * GIB, "{gib}: {plan}");
             assert!(plan.recomputed < before);
             before = plan.recomputed;
         }
-        assert_eq!(StepPlan::fit(&vision(), &text(), 64 * GIB), Ok(most));
-        assert_eq!(StepPlan::fit(&vision(), &text(), GIB), Err(DoesNotFit { least: least.peak }));
+        assert_eq!(StepPlan::fit(&[vision(), text()], 64 * GIB), Ok(most));
+        assert_eq!(StepPlan::fit(&[vision(), text()], GIB), Err(DoesNotFit { least: least.peak }));
     }
 
     /// The attention costs most per byte: it goes first.
     #[test]
     fn the_attention_is_kept_first() {
-        let plan = StepPlan::fit(&vision(), &text(), 12 * GIB).unwrap();
-        assert!(plan.vision.blocks.iter().all(|keep| keep.attended), "{plan}");
+        let plan = StepPlan::fit(&[vision(), text()], 12 * GIB).unwrap();
+        assert!(plan.towers[0].blocks.iter().all(|keep| keep.attended), "{plan}");
     }
 }

@@ -1,6 +1,6 @@
 //! Every size and constant that defines a CLIP model, free of where it came from.
 
-use super::plan::TowerSizes;
+use super::plan::{Ending, TowerSizes};
 use crate::config::recipe::{Activation, DropPathSchedule, Normalization, Recipe};
 use crate::config::{Geometry, VOCABULARY};
 use crate::ops::patch_embed::PixelNorm;
@@ -88,6 +88,8 @@ impl ClipShape {
             causal,
             norm_before: !causal,
             drop_path: !causal && self.drop_path.iter().any(|rate| *rate > 0.0),
+            ending: Ending::OneToken,
+            name: if causal { "text" } else { "video" },
         };
         [
             sizes(&self.vision, self.tokens(), 3 * self.patch_px * self.patch_px, false),

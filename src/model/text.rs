@@ -3,7 +3,8 @@
 use super::params::ParamStore;
 use super::plan::TowerPlan;
 use super::shape::ClipShape;
-use super::tower::{Samples, Tower, TowerKept, norm};
+use super::stack::norm;
+use super::tower::{Samples, Tower, TowerKept};
 use crate::ops::head::{Head, HeadKept};
 use crate::ops::tensor::T;
 use crate::ops::token_embed::{TokenEmbedWeights, TokenIds};

@@ -3,7 +3,8 @@
 use super::params::ParamStore;
 use super::plan::TowerPlan;
 use super::shape::ClipShape;
-use super::tower::{DropKey, Samples, Tower, TowerKept, norm};
+use super::stack::{DropKey, norm};
+use super::tower::{Samples, Tower, TowerKept};
 use crate::ops::head::{Head, HeadKept};
 use crate::ops::norm::{Norm, Stats};
 use crate::ops::patch_embed::{Frames, PatchEmbedWeights};

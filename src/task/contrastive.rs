@@ -11,7 +11,7 @@ use crate::loss::contrastive::contrastive;
 use crate::model::init::MAX_LOGIT_SCALE;
 use crate::model::params::ParamStore;
 use crate::model::plan::StepPlan;
-use crate::model::tower::DropKey;
+use crate::model::stack::DropKey;
 use crate::model::{Clip, ClipShape, Pass};
 use crate::ops::patch_embed::Frames;
 use crate::ops::tensor::{Ad, AdT, T, primitive};

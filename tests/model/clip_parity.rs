@@ -49,7 +49,7 @@ fn read_handle(clip: &Clip<R>, handle: Handle) -> Vec<f32> {
 /// A pass with gradients that keeps the same of every block.
 fn tracked(clip: &Clip<R>, clips: usize, caption: usize, keep: Keep) -> Pass {
     let [vision, text] = clip.sizes(clips, caption);
-    Pass { plan: Some(Arc::new(StepPlan::uniform(&vision, &text, keep))), drop_path: None }
+    Pass { plan: Some(Arc::new(StepPlan::uniform(&[vision, text], keep))), drop_path: None }
 }
 
 /// Features, loss and every gradient of one variant, with and without recomputation, must equal PyTorch's.

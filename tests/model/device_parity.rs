@@ -90,7 +90,7 @@ fn cut(tokens: &[i32], context: usize) -> (Vec<i32>, usize, Vec<usize>) {
 /// How a step runs whose pieces are some kept, some computed again, so that both ways are used.
 fn mixed_pass<R: CubeRuntime>(clip: &Clip<R>, batch: usize, longest: usize) -> Pass {
     let [vision, text] = clip.sizes(batch, longest);
-    let plan = StepPlan::uniform(&vision, &text, Keep { qkv: true, attended: true, ..Keep::NOTHING });
+    let plan = StepPlan::uniform(&[vision, text], Keep { qkv: true, attended: true, ..Keep::NOTHING });
     Pass { plan: Some(Arc::new(plan)), drop_path: None }
 }
 

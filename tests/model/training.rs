@@ -53,7 +53,7 @@ fn adamw_case(variant: &str, clip_norm: f64, learn_temperature: bool, steps: &[u
     for step in 1..=5 {
         clip.params.clear_gradients();
         let [vision_sizes, text_sizes] = clip.sizes(5, 16);
-        let plan = StepPlan::uniform(&vision_sizes, &text_sizes, Keep::ALL);
+        let plan = StepPlan::uniform(&[vision_sizes, text_sizes], Keep::ALL);
         let pass = Pass { plan: Some(std::sync::Arc::new(plan)), drop_path: None };
         let video = clip.encode_video(clip.upload_frames(&pixels, 5), &pass);
         let text = clip.encode_text(clip.upload_captions(&tokens, 16, &ends), &pass);
