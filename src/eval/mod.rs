@@ -1,7 +1,11 @@
-//! Scores: retrieval metrics over similarity matrices, and the evaluations that fill them.
+//! Scores: metrics over similarity matrices and logits, and the evaluations that fill them.
+//!
+//! - [`retrieval`]: clips and captions
+//! - [`views`]: averages what a classifier says of several views of a clip
 
 pub mod metrics;
 pub mod retrieval;
+pub mod views;
 
 use crate::data::annotations::AnnotationError;
 use crate::data::loader::LoaderError;
