@@ -18,10 +18,12 @@ mod ranking;
 mod recall;
 
 pub use chance::{chance_mir, chance_recall};
+pub(super) use classification::rank_of;
 pub use classification::{
     AveragedViews, ClassCount, ClassificationScores, Confusion, Tally, average_views, check_finite, classify,
 };
 pub use mir::{MirScores, mir};
+pub(super) use ranking::per_query;
 pub use recall::{GroundTruth, RecallScores, recall_at};
 
 /// Why a score could not be computed.
