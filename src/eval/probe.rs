@@ -17,8 +17,8 @@ mod objective;
 
 /// One training clip of so many is held out while the penalty is chosen.
 const HOLD_OUT: usize = 5;
-/// No entry of the gradient above this: the classifier is trained.
-const TOLERANCE: f64 = 1e-5;
+/// No entry of the gradient above this: the classifier is trained. Entries start near 1 / classes.
+const TOLERANCE: f64 = 1e-6;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProbeOptions {

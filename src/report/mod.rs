@@ -10,7 +10,9 @@
 //! | --- | --- |
 //! | [`Results`] | `results.json`: what the run reached, beside chance and its own start |
 //! | [`ReportData`] | `report.html`: one page with curves, scores and what the model finds |
-//! | [`draw_confusion`], [`lay_out`], [`overlay_heat`], [`write_gif`] | pictures: classes taken for others, frames side by side, where the model looks, clips that move |
+//! | [`draw_confusion`] | which classes are taken for which |
+//! | [`lay_out`], [`write_gif`] | frames side by side, and one after the other |
+//! | [`overlay_heat`] | where the model looks |
 
 mod colour;
 mod confusion;

@@ -43,9 +43,9 @@ pub(super) fn render(sections: &[ClassSection], page: &mut String) {
         }
         if let Some(picture) = &section.confusion {
             page.push_str(
-                "<p class=\"legend\">Confusion matrix: a row per class from the top, a column per predicted class. Colour \
-                 is the square root of the share of the row: dark for none, green-blue for a quarter, yellow for all. Rows \
-                 without clips are grey.</p>\n<div class=\"confusion\">",
+                "<p class=\"legend\">Confusion matrix: a row per class from the top, a column per predicted class. \
+                 Colour is the square root of the share of the row: dark for none, green-blue for a quarter, yellow for \
+                 all. Rows without clips are grey.</p>\n<div class=\"confusion\">",
             );
             page.push_str(&picture.render("confusion matrix"));
             page.push_str("</div>\n");
