@@ -65,7 +65,7 @@ fn render_rows(rows: &[ClassRow], page: &mut String) {
     let empty = rows.len() - shown.len();
     let without = match empty {
         0 => String::new(),
-        empty => format!(" {empty} classes have no clips."),
+        empty => format!(" Classes without clips: {empty}."),
     };
     let _ = writeln!(page, "<p class=\"legend\">From the worst recognised to the best.{without}</p>");
     let (open, folded) = shown.split_at(OPEN.min(shown.len()));
@@ -122,7 +122,7 @@ mod tests {
         let place = |text: &str| page.find(text).unwrap_or_else(|| panic!("{text} is missing"));
         assert!(place("worst&lt;b&gt;") < place(">half<") && place(">half<") < place(">fine<"));
         assert!(page.contains("set &lt;1&gt;") && page.contains("&lt;other&gt; &amp; &quot;more&quot; (1,999)"));
-        assert!(page.contains("data:image/png;base64,") && page.contains("1 classes have no clips"));
+        assert!(page.contains("data:image/png;base64,") && page.contains("Classes without clips: 1."));
         assert!(!page.contains("absent") && !page.contains("<b>") && !page.contains("<details>"));
         assert_eq!(page.matches("<section>").count(), page.matches("</section>").count());
     }
