@@ -1,7 +1,19 @@
-//! Scores: retrieval metrics over similarity matrices, and the evaluations that fill them.
+//! Scores: metrics over similarity matrices and logits, and the evaluations that fill them.
+//!
+//! - [`retrieval`]: clips and captions
+//! - [`views`]: averages what a classifier says of several views of a clip
+//! - [`neighbours`], [`probe`]: how far features, as they are, separate classes
 
+mod features;
+mod lbfgs;
 pub mod metrics;
+pub mod neighbours;
+pub mod probe;
+mod products;
 pub mod retrieval;
+pub mod views;
+
+pub use features::{FeatureError, Labelled};
 
 use crate::data::annotations::AnnotationError;
 use crate::data::loader::LoaderError;

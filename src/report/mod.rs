@@ -10,17 +10,34 @@
 //! | --- | --- |
 //! | [`Results`] | `results.json`: what the run reached, beside chance and its own start |
 //! | [`ReportData`] | `report.html`: one page with curves, scores and what the model finds |
+//! | [`draw_confusion`] | which classes are taken for which |
+//! | [`lay_out`], [`write_gif`] | frames side by side, and one after the other |
+//! | [`overlay_heat`] | where the model looks |
 
+mod colour;
+mod confusion;
+mod gif;
+mod heat;
 mod html;
 mod jsonl;
+mod picture;
 mod progress;
 mod results;
+mod strip;
 mod tensorboard;
 
-pub use html::{BadSamples, ClipCard, EvalTable, Fact, Match, ReportData, ScoreRow, Search, SearchHit, Thumbnail};
+pub use self::gif::write_gif;
+pub use confusion::draw_confusion;
+pub use heat::{heat_span, overlay_heat};
+pub use html::{
+    BadSamples, ClassRow, ClassSection, ClipCard, EvalTable, Fact, Match, ReportData, ScoreRow, Search, SearchHit,
+    Thumbnail,
+};
 pub use jsonl::{EvalRecord, MetricsLog, Record, StepRecord, read_metrics};
+pub use picture::Picture;
 pub use progress::{Progress, ProgressPlan};
 pub use results::{Results, Scores};
+pub use strip::{Layout, lay_out};
 pub use tensorboard::EventWriter;
 
 use std::fs::{self, File};
@@ -40,6 +57,18 @@ pub enum ReportError {
     BadPicture { width: usize, height: usize, expected: usize, found: usize },
     #[error("cannot encode a picture of {width} x {height}: {reason}")]
     Encode { width: usize, height: usize, reason: String },
+    #[error("frame in row {row}, column {column}: {source}")]
+    BadFrame { row: usize, column: usize, source: Box<ReportError> },
+    #[error("nothing to draw: no frame, or scale 0 (frames: {frames}, scale {scale}; expected at least 1 of each)")]
+    NothingToDraw { frames: usize, scale: usize },
+    #[error("a frame cannot be shown for {frame_ms} ms in a GIF file, expected 10 to 655350")]
+    BadFrameTime { frame_ms: u32 },
+    #[error("a confusion matrix of {classes} classes cannot have {found} entries, expected classes x classes, not 0")]
+    BadConfusion { classes: usize, found: usize },
+    #[error("heat map of {rows} x {columns}: {reason}")]
+    BadHeatMap { rows: usize, columns: usize, reason: String },
+    #[error(transparent)]
+    Write(#[from] crate::fs::WriteError),
 }
 
 impl ReportError {

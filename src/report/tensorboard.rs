@@ -6,7 +6,8 @@
 //! Source: `tensorflow/core/lib/io/record_writer.cc`, `tensorflow/core/util/event.proto`,
 //! `tensorflow/core/framework/summary.proto`.
 
-use super::{Record, ReportError, check_picture};
+use super::picture::encode_png;
+use super::{Record, ReportError};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -149,22 +150,6 @@ fn new_file(folder: &Path) -> Result<(PathBuf, File), ReportError> {
 
 fn seconds_since_epoch() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
-}
-
-fn encode_png(rgb: &[u8], width: usize, height: usize) -> Result<Vec<u8>, ReportError> {
-    let (w, h) = check_picture(rgb, width, height)?;
-    let mut out = Vec::new();
-    let mut encoder = png::Encoder::new(&mut out, w.into(), h.into());
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_depth(png::BitDepth::Eight);
-    encoder
-        .write_header()
-        .and_then(|mut writer| {
-            writer.write_image_data(rgb)?;
-            writer.finish()
-        })
-        .map_err(|error| ReportError::Encode { width, height, reason: error.to_string() })?;
-    Ok(out)
 }
 
 /// A TFRecord: length (u64), its checksum, payload, its checksum; all little-endian.

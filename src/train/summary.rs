@@ -60,6 +60,7 @@ pub(super) fn write(
             Fact::new("avion", env!("CARGO_PKG_VERSION")),
         ],
         tables,
+        classes: Vec::new(),
         records: history,
         searches: evaluations.iter().flat_map(|e| e.searches.clone()).collect(),
         clips: evaluations.iter().flat_map(|e| e.examples.iter().map(card)).collect(),

@@ -1,4 +1,4 @@
-//! How well videos and captions find each other.
+//! How well videos and captions find each other, and how well clips are classified.
 //!
 //! In: a similarity matrix `[videos, captions]`, row-major, and which pairs belong together. Out: scores in `[0, 1]`
 //! for both directions, and what a random ranking would score. All arithmetic is f64; the order of summation does not
@@ -7,14 +7,23 @@
 //! - [`mir`]: mAP and nDCG under graded relevancy (EPIC-Kitchens-100 multi-instance retrieval)
 //! - [`recall_at`]: R@k and median rank when a pair is right or wrong
 //! - [`chance_mir`], [`chance_recall`]: their exact expectation for a random ranking
+//!
+//! Or in: logits of clips in one or several views, and labels. Out, by [`classify`] or clip by clip through [`Tally`]:
+//! accuracies, what guessing would score, and the confusion matrix.
 
 mod chance;
+mod classification;
 mod mir;
 mod ranking;
 mod recall;
 
 pub use chance::{chance_mir, chance_recall};
+pub(super) use classification::rank_of;
+pub use classification::{
+    AveragedViews, ClassCount, ClassificationScores, Confusion, Tally, average_views, check_finite, classify,
+};
 pub use mir::{MirScores, mir};
+pub(super) use ranking::per_query;
 pub use recall::{GroundTruth, RecallScores, recall_at};
 
 /// Why a score could not be computed.
@@ -37,6 +46,19 @@ pub enum MetricError {
     WrongTruth { found: usize, videos: usize, captions: usize },
     #[error("no {query} has a match among the {items} it is compared with: nothing to average")]
     NoMatches { query: &'static str, items: &'static str },
+    #[error("found {found} logits, expected {clips} clips x {views} views x {classes} classes, none of them 0")]
+    WrongLogits { found: usize, clips: usize, views: usize, classes: usize },
+    #[error(
+        "clip {clip}, view {view}: the logit of class {class} is {value}, so nothing can be ranked; the weights or the \
+         clip's frames are not finite"
+    )]
+    LogitNotFinite { clip: usize, view: usize, class: usize, value: f32 },
+    #[error("clip {clip} has label {label}, but the model has {classes} classes, counted from 0")]
+    UnknownClass { clip: usize, label: usize, classes: usize },
+    #[error("clip {clip} has no view to average")]
+    NoViews { clip: usize },
+    #[error("no clip was classified: nothing to average")]
+    NoClips,
 }
 
 /// Checks the size of a similarity matrix and that each entry is finite.

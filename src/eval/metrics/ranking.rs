@@ -54,7 +54,7 @@ impl<T: Copy + Into<f64>> Matrix<'_, T> {
 }
 
 /// Runs `score` on blocks of queries on all cores; results come in the order of the queries.
-pub(super) fn per_query<T: Send>(queries: usize, score: impl Fn(Range<usize>, &mut Vec<T>) + Sync) -> Vec<T> {
+pub(in crate::eval) fn per_query<T: Send>(queries: usize, score: impl Fn(Range<usize>, &mut Vec<T>) + Sync) -> Vec<T> {
     const BLOCK: usize = 16; // f32 in a cache line, f64 in two neighbours
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     let share = queries.div_ceil(threads).next_multiple_of(BLOCK).max(BLOCK);

@@ -5,11 +5,13 @@
 
 mod axis;
 mod chart;
+mod classes;
 mod curves;
 mod gallery;
 mod scores;
 mod thumbnail;
 
+pub use classes::{ClassRow, ClassSection};
 pub use gallery::{ClipCard, Match, Search, SearchHit};
 pub use scores::{EvalTable, ScoreRow};
 pub use thumbnail::Thumbnail;
@@ -30,6 +32,9 @@ pub struct ReportData {
     pub facts: Vec<Fact>,
     /// Scores of each evaluation set. The first set's first four rows are also shown large.
     pub tables: Vec<EvalTable>,
+    /// Classes of each evaluation set that has any.
+    #[serde(default)]
+    pub classes: Vec<ClassSection>,
     /// As read from `metrics.jsonl`.
     pub records: Vec<Record>,
     /// Captions looking for clips.
@@ -110,6 +115,7 @@ impl ReportData {
         }
         page.push_str("</header>\n");
         scores::render(&self.tables, &mut page);
+        classes::render(&self.classes, &mut page);
         gallery::render(&self.searches, &self.clips, &mut page);
         curves::render(&self.records, &mut page);
         self.bad_samples.render(&mut page);
