@@ -36,6 +36,8 @@ pub enum Purpose {
     Erase = 12,
     /// How the clips of a batch are mixed.
     Mix = 13,
+    /// Features dropped before a classifier's head.
+    Dropout = 14,
 }
 
 /// The generator for one purpose of one sample (or step, or parameter) in one epoch.

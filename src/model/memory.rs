@@ -1,8 +1,9 @@
 //! What a step needs of the device's memory, and what it therefore keeps.
 
-use super::plan::{DoesNotFit, StepPlan};
+use super::plan::{DoesNotFit, StepPlan, TowerSizes};
 use super::shape::ClipShape;
-use crate::config::recipe::{KeepPolicy, Recipe};
+use super::videomae::{ClassifierShape, MaeShape};
+use crate::config::recipe::{KeepPolicy, Recipe, TaskKind};
 use crate::config::{Geometry, parse_bytes};
 use crate::ops::block::Keep;
 use avion_kernels::FloatKind;
@@ -77,8 +78,48 @@ pub struct DeviceMemory {
     pub cuda: bool,
 }
 
+/// What a model asks for, whatever is kept.
+struct Needs {
+    parameters: u64,
+    towers: Vec<TowerSizes>,
+    /// Features, logits and targets.
+    loss: u64,
+    /// Bytes of a clip's frames.
+    frame_bytes: u64,
+}
+
+impl Needs {
+    fn of(recipe: &Recipe, kind: FloatKind, clips: usize) -> Self {
+        let (model, geometry, element) = (&recipe.model, Geometry::of(recipe.model.size), kind.size());
+        let (parameters, towers, loss) = match recipe.task {
+            TaskKind::Contrastive => {
+                let batch = recipe.train.batch_size;
+                let features = 2 * 3 * batch * model.embed_dim * 4;
+                let logits = batch * batch.min(crate::loss::contrastive::ROWS_AT_ONCE) * 4;
+                let towers = ClipShape::of(recipe).tower_sizes(clips, model.context, element).to_vec();
+                let parameters = geometry.parameters(model.frames, model.embed_dim, model.context).total();
+                (parameters, towers, features + logits)
+            }
+            TaskKind::Masked => {
+                let parameters = geometry.masked_parameters(model.tubelet, &recipe.masking);
+                // A mask that cannot be had is refused when the model is made.
+                let shape = MaeShape::of(recipe);
+                let order = shape.as_ref().map_or(0, |shape| 4 * shape.counts(clips).rows());
+                (parameters, shape.map_or_else(|_| Vec::new(), |s| s.tower_sizes(clips, element).to_vec()), order)
+            }
+            TaskKind::Classify => {
+                let classes = recipe.classify.classes;
+                let towers = vec![ClassifierShape::of(recipe).tower_sizes(clips, element)];
+                (geometry.classifier_parameters(model.tubelet, classes), towers, 3 * 4 * clips * classes)
+            }
+        };
+        let frame_bytes = model.frames * 3 * geometry.image_px * geometry.image_px;
+        Needs { parameters: parameters as u64, towers, loss: loss as u64, frame_bytes: frame_bytes as u64 }
+    }
+}
+
 impl MemoryPlan {
-    /// Plans a step of the contrastive model.
+    /// Plans a step of the model that the recipe trains.
     ///
     /// # Errors
     /// [`OverBudget`] when the limit (of the recipe, or what the device has free) cannot be met.
@@ -101,26 +142,21 @@ impl MemoryPlan {
         device: DeviceMemory,
         clips: usize,
     ) -> Result<Self, (&'static str, u64, u64)> {
-        let geometry = Geometry::of(recipe.model.size);
-        let model = &recipe.model;
         let count = |n: usize| n as u64;
-        let parameters = count(geometry.parameters(model.frames, model.embed_dim, model.context).total());
-        let batch = count(recipe.train.batch_size);
-        let frame_bytes = count(model.frames * 3 * geometry.image_px * geometry.image_px);
-        let shape = ClipShape::of(recipe);
-        let [vision, text] = shape.tower_sizes(clips, model.context, kind.size());
-        let features = 2 * 3 * batch * count(model.embed_dim) * 4;
+        let needs = Needs::of(recipe, kind, clips);
+        let parameters = needs.parameters;
+        let towers = needs.towers.as_slice();
         let mut plan = MemoryPlan {
             parameters,
             weights: 4 * parameters,
             half_weights: if kind == FloatKind::F32 { 0 } else { 2 * parameters },
             gradients: 4 * parameters,
-            state: 8 * parameters,
-            frames: 2 * count(clips) * frame_bytes,
-            loss: features + batch * batch.min(crate::loss::contrastive::ROWS_AT_ONCE as u64) * 4,
+            state: 4 * count(recipe.optim.state_names().len()) * parameters,
+            frames: 2 * count(clips) * needs.frame_bytes,
+            loss: needs.loss,
             overhead: SMALL_BUFFERS + if device.cuda { CUDA_OVERHEAD } else { 0 },
-            step: Arc::new(StepPlan::uniform(&vision, &text, Keep::NOTHING)),
-            host_frames: (count(recipe.data.prefetch) + 1) * batch * frame_bytes,
+            step: Arc::new(StepPlan::uniform(towers, Keep::NOTHING)),
+            host_frames: (count(recipe.data.prefetch) + 1) * count(recipe.train.batch_size) * needs.frame_bytes,
         };
         let fixed = plan.total() - plan.step.peak;
         let limit = match (recipe.train.fit.as_str(), device.free) {
@@ -129,7 +165,7 @@ impl MemoryPlan {
             // Validation has refused what cannot be read.
             (text, _) => parse_bytes(text).ok().map(|bytes| ("train.fit", bytes)),
         };
-        let all = || StepPlan::uniform(&vision, &text, Keep::ALL);
+        let all = || StepPlan::uniform(towers, Keep::ALL);
         let step = match (recipe.train.keep, limit) {
             (KeepPolicy::Store, _) => all(),
             (KeepPolicy::Recompute, _) => StepPlan::clone(&plan.step),
@@ -138,7 +174,7 @@ impl MemoryPlan {
                 if all.peak <= SMALL { all } else { StepPlan::clone(&plan.step) }
             }
             (KeepPolicy::Fit, Some((what, limit))) => {
-                let fitted = StepPlan::fit(&vision, &text, limit.saturating_sub(fixed));
+                let fitted = StepPlan::fit(towers, limit.saturating_sub(fixed));
                 fitted.map_err(|DoesNotFit { least }| (what, limit, fixed + least))?
             }
         };

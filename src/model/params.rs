@@ -43,6 +43,8 @@ pub struct ParamSpec {
     pub decay: bool,
     /// Whether the optimizer touches it.
     pub trainable: bool,
+    /// Factor on the learning rate.
+    pub lr_scale: f32,
 }
 
 impl ParamSpec {
@@ -52,7 +54,7 @@ impl ParamSpec {
         let name = name.into();
         let exempt = ["bias", "ln", "bn", "pos_embed", "positional_embedding"];
         let decay = shape.len() >= 2 && !exempt.iter().any(|part| name.contains(part));
-        ParamSpec { name, shape: shape.to_vec(), init, decay, trainable: true }
+        ParamSpec { name, shape: shape.to_vec(), init, decay, trainable: true, lr_scale: 1.0 }
     }
 
     /// Number of values.
@@ -277,8 +279,8 @@ impl<R: CubeRuntime> ParamStore<R> {
     }
 
     /// For each block of [`BLOCK`] elements, `f` of the parameter it belongs to.
-    pub fn per_block(&self, f: impl Fn(&ParamSpec) -> u32) -> Vec<u32> {
-        let mut table = vec![0; self.len / BLOCK];
+    pub fn per_block<T: Copy + Default>(&self, f: impl Fn(&ParamSpec) -> T) -> Vec<T> {
+        let mut table = vec![T::default(); self.len / BLOCK];
         for (spec, &start) in self.specs.iter().zip(&self.offsets) {
             table[start / BLOCK..(start + spec.len()).div_ceil(BLOCK)].fill(f(spec));
         }

@@ -39,10 +39,6 @@ impl ClipShape {
     pub fn of(recipe: &Recipe) -> Self {
         let (model, geometry) = (&recipe.model, Geometry::of(recipe.model.size));
         let layers = geometry.layers;
-        let rate = |layer: usize| match model.drop_path_schedule {
-            DropPathSchedule::Constant => model.drop_path,
-            DropPathSchedule::Linear => model.drop_path * layer as f64 / (layers.max(2) - 1) as f64,
-        };
         ClipShape {
             image_px: geometry.image_px,
             patch_px: geometry.patch_px,
@@ -66,7 +62,7 @@ impl ClipShape {
             pixels: pixel_norm(recipe.data.normalization),
             temperature: model.temperature,
             learn_temperature: model.learn_temperature,
-            drop_path: (0..layers).map(|layer| rate(layer) as f32).collect(),
+            drop_path: drop_path_rates(recipe),
         }
     }
 
@@ -101,6 +97,16 @@ impl ClipShape {
     pub fn tokens(&self) -> usize {
         1 + self.frames * self.patches()
     }
+}
+
+/// Drop path's rate in each block of the video tower.
+pub fn drop_path_rates(recipe: &Recipe) -> Vec<f32> {
+    let (model, layers) = (&recipe.model, Geometry::of(recipe.model.size).layers);
+    let rate = |layer: usize| match model.drop_path_schedule {
+        DropPathSchedule::Constant => model.drop_path,
+        DropPathSchedule::Linear => model.drop_path * layer as f64 / (layers.max(2) - 1) as f64,
+    };
+    (0..layers).map(|layer| rate(layer) as f32).collect()
 }
 
 /// The constants behind a name, on the 0-255 scale.

@@ -19,4 +19,5 @@ pub mod pooled_block;
 pub mod residual;
 pub mod tensor;
 pub mod token_embed;
+pub mod tubelet_embed;
 pub mod workspace;

@@ -48,9 +48,6 @@ impl UpdateStats {
     }
 }
 
-/// Learning-rate factor of each treatment, and whether weight decay applies.
-const TREATMENTS: [(f32, bool); 3] = [(1.0, true), (1.0, false), (0.0, false)];
-
 impl Optimizer {
     /// Fresh state, or that of a checkpoint after `updates` updates.
     pub fn new<R: CubeRuntime>(
@@ -65,14 +62,12 @@ impl Optimizer {
             vec![zeros; names.len()]
         });
         debug_assert_eq!(state.len(), names.len());
-        let blocks = params.per_block(|spec| match (spec.trainable, spec.decay) {
-            (true, true) => 0,
-            (true, false) => 1,
-            (false, _) => 2,
+        // Learning-rate factor and weight decay.
+        let table: Vec<[f32; 2]> = params.per_block(|spec| match (spec.trainable, spec.decay) {
+            (true, true) => [spec.lr_scale, config.weight_decay as f32],
+            (true, false) => [spec.lr_scale, 0.0],
+            (false, _) => [0.0, 0.0],
         });
-        let decay = |applies: bool| if applies { config.weight_decay as f32 } else { 0.0 };
-        let numbers = TREATMENTS.map(|(factor, decays)| [factor, decay(decays)]);
-        let table: Vec<f32> = blocks.iter().flat_map(|block| numbers[*block as usize]).collect();
         let mut stats = [0.0f32; STATS_LEN];
         stats[3] = updates as f32;
         Optimizer {
@@ -83,15 +78,20 @@ impl Optimizer {
         }
     }
 
-    /// Norm, clipping and update from the gradients in `params`, at learning rate `lr`. Queued, not waited for. A
+    /// Norm, clipping and update from `factor` times the gradients in `params`, at learning rate `lr`. Queued, not waited for. A
     /// gradient that is not finite changes no weight and does not count. The gradients are zero afterwards.
     ///
     /// # Errors
     /// [`KernelError`] when the buffers do not fit the kernel: a bug here, not a user's fault.
-    pub fn step<R: CubeRuntime>(&mut self, params: &ParamStore<R>, lr: f64) -> Result<(), KernelError> {
+    pub fn step<R: CubeRuntime>(
+        &mut self,
+        params: &ParamStore<R>,
+        lr: f64,
+        factor: f32,
+    ) -> Result<(), KernelError> {
         let (config, client) = (&self.config, &params.client);
         let max_norm = config.clip_grad_norm as f32;
-        grad_norm(client, &params.gradients(), params.len(), 1.0, max_norm, config.betas, &self.stats);
+        grad_norm(client, &params.gradients(), params.len(), factor, max_norm, config.betas, &self.stats);
         let buffers = OptimizerBuffers {
             params: params.values(),
             grads: params.gradients(),
