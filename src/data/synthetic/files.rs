@@ -87,7 +87,7 @@ pub(super) fn for_each<T: Sync>(
         Ok(())
     };
     std::thread::scope(|scope| {
-        let helpers: Vec<_> = (1..threads.min(items.len())).map(|_| scope.spawn(&work)).collect();
+        let helpers: Vec<_> = (1..threads.min(items.len())).map(|_| scope.spawn(work)).collect();
         let mut result = work();
         for helper in helpers {
             match helper.join() {

@@ -182,7 +182,7 @@ mod tests {
             seen[label] += 1;
             let [dx, dy] = [0, 1].map(|axis| after[axis] - before[axis]);
             let off = (dy.atan2(dx) - f64::from(direction)).rem_euclid(std::f64::consts::TAU);
-            assert!(off < 0.35 || off > 5.93, "{}: {dx} {dy}", MOTION_CLASSES[label]);
+            assert!(!(0.35..5.93).contains(&off), "{}: {dx} {dy}", MOTION_CLASSES[label]);
             let way = dx.hypot(dy) / size as f64;
             assert!((0.03..0.14).contains(&way), "{way}");
         }
