@@ -84,6 +84,49 @@ fn the_published_recipe_says_what_was_published() {
 }
 
 #[test]
+fn the_videomae_recipes_say_what_was_published() {
+    let recipe = |name| {
+        let recipe = Recipe::load(name, &[]).unwrap().recipe;
+        let warnings = validate_values(&recipe).unwrap();
+        assert!(warnings.is_empty(), "{name}: {warnings:?}");
+        recipe
+    };
+    let avion = recipe("videomae-vitb16-k400");
+    assert_eq!((avion.task, avion.model.frames, avion.model.tubelet), (TaskKind::Masked, 16, 2));
+    assert_eq!(avion.masking, MaskingConfig::default());
+    assert_eq!((avion.data.sampling, avion.data.stride, avion.data.stride_jitter), (Sampling::Dense, 4, true));
+    assert_eq!((avion.data.crop, avion.data.flip), (CropKind::MultiScale, 0.5));
+    assert_eq!((avion.optim.optimizer, avion.optim.lr), (OptimizerKind::Lion, 1.5e-4));
+    assert_eq!((avion.optim.betas, avion.train.epochs, avion.train.batch_size), ([0.9, 0.95], 800, 256));
+    // The original differs in these alone.
+    let original = recipe("videomae-vitb16-k400-original");
+    let changed = differences(&avion, &original).unwrap();
+    let keys: Vec<&str> = changed.iter().map(|(key, ..)| key.as_str()).collect();
+    let expected = [
+        "name",
+        "data.stride_jitter",
+        "data.flip",
+        "optim.optimizer",
+        "optim.lr",
+        "optim.warmup_lr",
+        "optim.end_lr",
+        "train.epochs",
+        "train.batch_size",
+        "train.log_every",
+        "train.checkpoint_every",
+        "masking.target_eps",
+    ];
+    assert_eq!(keys, expected);
+    assert_eq!((original.optim.lr, original.train.batch_size), (1.5e-4 * 2048.0 / 256.0, 2048));
+    let fine = recipe("videomae-vitb16-k400-finetune");
+    assert_eq!((fine.classify.classes, fine.classify.layer_decay), (400, 0.75));
+    assert_eq!((fine.augment.mixup, fine.augment.cutmix, fine.augment.label_smoothing), (0.8, 1.0, 0.1));
+    assert_eq!((fine.augment.randaugment, fine.augment.erasing), (4, 0.25));
+    assert_eq!((fine.model.drop_path, fine.model.drop_path_schedule), (0.1, DropPathSchedule::Linear));
+    assert_eq!((fine.eval.views, fine.eval.crops, fine.optim.lr), (5, 3, 1.5e-3));
+}
+
+#[test]
 fn unknown_keys_and_wrong_types_are_all_named_with_their_lines() {
     let text = "name = 3\n[optim]\nlearn_rate = 1\nlr = \"fast\"\n[train]\nbach_size = 8\nlr = 1\n\
                 [[data.train]]\nformat = \"ego4\"\nfps = true\n[models]\nx = 1\n";

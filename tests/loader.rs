@@ -1,9 +1,11 @@
 //! The loader from the outside: mostly with a decoder that needs no videos and misbehaves on demand.
 
-use avion::config::recipe::CaptionChoice;
+use avion::config::recipe::{CaptionChoice, Recipe};
+use avion::data::augment::Augment;
 use avion::data::layout::FileInfo;
 use avion::data::loader::{ClipBatch, DecodeError, Decoder, Loader, LoaderConfig, LoaderError, OpenVideo};
 use avion::data::sampler::Position;
+use avion::data::sampling::FrameRule;
 use avion::data::{Captions, Clip, Layout, Source};
 use avion::video::CropBox;
 use proptest::prelude::*;
@@ -481,6 +483,11 @@ fn settings_out_of_range_are_named() {
     assert!(fails(|c| c.crop_scale = [0.5, 1.5]).contains("crop_scale"));
     assert!(fails(|c| c.crop_ratio = [2.0, 1.0]).contains("crop_ratio"));
     assert!(fails(|c| c.flip = f64::NAN).contains("flip"));
+    assert!(fails(|c| c.repeats = 3).contains("repeats"));
+    assert!(fails(|c| c.repeats = 0).contains("repeats"));
+    assert!(fails(|c| c.views = 0).contains("views"));
+    assert!(fails(|c| c.crops = 1000).contains("crops"));
+    assert!(fails(|c| c.frame_rule = FrameRule::Window { stride: 0 }).contains("stride"));
     assert!(fails(|c| c.max_bad_share = 2.0).contains("max_bad_share"));
     assert!(fails(|c| c.frames = usize::MAX / 2).contains("fits in memory"));
     assert!(fails(|c| c.batch_size = 9).contains("8 clips do not fill a batch of 9"));
@@ -493,6 +500,146 @@ fn settings_out_of_range_are_named() {
 
     let empty = Source { clips: Vec::new(), ..source };
     assert_eq!(all(eval(&empty, small(), FakeDecoder::default())).len(), 0);
+}
+
+/// A source of `count` labelled videos `0.mp4`, `1.mp4`, ...: class `number % 3`.
+fn labelled(root: &Path, count: usize) -> Source {
+    let clip = |number: usize| Clip::labelled(number.to_string().into(), number as u32 % 3);
+    Source { clips: (0..count).map(clip).collect(), ..source(root, count) }
+}
+
+#[test]
+fn labels_come_with_their_clips() {
+    let root = tempfile::tempdir().unwrap();
+    let source = labelled(root.path(), 10);
+    std::fs::remove_file(root.path().join("4.mp4")).unwrap();
+    let mut batches = 0;
+    for batch in train(&source, small(), FakeDecoder::default()).unwrap() {
+        let batch = batch.unwrap();
+        let expected: Vec<u32> = batch.samples.iter().map(|sample| *sample as u32 % 3).collect();
+        assert_eq!(batch.labels, expected);
+        assert_eq!(batch.views, [0; 4]);
+        batches += 1;
+    }
+    assert_eq!(batches, 6);
+    let left_out: Vec<u32> = eval(&source, small(), FakeDecoder::default()).flat_map(|b| b.unwrap().labels).collect();
+    assert_eq!(left_out, [0, 1, 2, 0, 2, 0, 1, 2, 0]);
+    // One clip without a label, and there are none.
+    let mut mixed = source.clone();
+    mixed.clips[3].label = None;
+    assert!(train(&mixed, small(), FakeDecoder::default()).unwrap().all(|batch| batch.unwrap().labels.is_empty()));
+}
+
+#[test]
+fn repeated_clips_are_drawn_independently() {
+    let root = tempfile::tempdir().unwrap();
+    let source = labelled(root.path(), 20);
+    let config = LoaderConfig { batch_size: 8, repeats: 2, flip: 0.5, ..small() };
+    let run = |config: &LoaderConfig| train(&source, config.clone(), FakeDecoder::default()).unwrap();
+    assert_eq!(run(&config).batches_per_epoch(), 5);
+    let (mut epoch, mut differ) = (Vec::new(), 0);
+    for batch in run(&config).take(5) {
+        let batch = batch.unwrap();
+        assert_eq!(batch.views, [0, 1, 0, 1, 0, 1, 0, 1]);
+        let clip = |slot: usize| &batch.frames[slot * 2 * 8 * 8 * 3..][..2 * 8 * 8 * 3];
+        for pair in (0..8).step_by(2) {
+            assert_eq!(batch.samples[pair], batch.samples[pair + 1]);
+            differ += usize::from(clip(pair) != clip(pair + 1));
+            epoch.push(batch.samples[pair]);
+        }
+    }
+    assert_eq!(epoch.iter().collect::<HashSet<_>>().len(), 20, "each clip once an epoch, {epoch:?}");
+    assert!(differ > 18, "{differ}");
+    // The first repetition is what a run without repetitions sees, in the same order.
+    let once = LoaderConfig { batch_size: 4, repeats: 1, ..config.clone() };
+    for (twice, once) in run(&config).zip(run(&once)) {
+        let (twice, once) = (twice.unwrap(), once.unwrap());
+        let firsts = twice.frames.chunks(2 * 8 * 8 * 3).step_by(2).flatten();
+        assert!(firsts.eq(once.frames.iter()));
+        assert_eq!(twice.next, once.next);
+    }
+}
+
+#[test]
+fn repeats_and_changes_do_not_depend_on_threads_and_resume() {
+    let root = tempfile::tempdir().unwrap();
+    let (narrated, decoder) = troubled(root.path());
+    let clips = (0..narrated.clips.len()).map(|number| Clip::labelled(number.to_string().into(), number as u32));
+    let source = Source { clips: clips.collect(), ..narrated };
+    let mut recipe = Recipe::load("videomae-vitb16-k400-finetune", &[]).unwrap().recipe;
+    recipe.augment.erasing = 0.5;
+    let config = LoaderConfig::default().with_recipe(&recipe);
+    assert_eq!((config.frames, config.frame_rule), (16, FrameRule::Window { stride: 4 }));
+    assert_eq!((config.views, config.crops, config.flip), (5, 3, 0.5));
+    let config = LoaderConfig { batch_size: 6, repeats: 3, size_px: 16, epochs: 2, max_bad_share: 1.0, ..config };
+    let run = |workers, prefetch, start| {
+        let config = LoaderConfig { workers, prefetch, ..config.clone() };
+        all(Loader::train_with([source.clone()].into(), config, start, Arc::new(decoder())).unwrap())
+    };
+    let whole = run(1, 1, Position::default());
+    assert_eq!(whole.len(), 22);
+    assert_eq!(run(5, 4, Position::default()), whole);
+    for stop in [0, 4, 10, 17] {
+        assert_eq!(run(2, 2, whole[stop].5), whole[stop + 1..], "after batch {stop}");
+    }
+    // The decoder paints frames in one colour: RandAugment and noise were at work.
+    let plain = LoaderConfig { augment: Augment::default(), ..config };
+    let unchanged = all(Loader::train_with([source].into(), plain, Position::default(), Arc::new(decoder())).unwrap());
+    let changed = whole.iter().zip(&unchanged).filter(|(a, b)| a.0 != b.0).count();
+    assert_eq!(changed, 22);
+    assert!(whole.iter().zip(&unchanged).all(|(a, b)| a.2 == b.2));
+}
+
+#[test]
+fn evaluation_expands_clips_into_views() {
+    let root = tempfile::tempdir().unwrap();
+    let source = labelled(root.path(), 3);
+    std::fs::remove_file(root.path().join("1.mp4")).unwrap();
+    let config = LoaderConfig {
+        batch_size: 4,
+        frame_rule: FrameRule::Dense { stride: 4, jitter: false },
+        frames: 16,
+        views: 2,
+        crops: 3,
+        ..small()
+    };
+    let decoder = FakeDecoder::default();
+    let log = Arc::clone(&decoder.log);
+    // One thread, so that the log is in order.
+    let batches: Vec<ClipBatch> =
+        eval(&source, LoaderConfig { workers: 1, ..config }, decoder).map(Result::unwrap).collect();
+    assert_eq!(batches.len(), 5);
+    let entries: Vec<_> = batches.iter().flat_map(|batch| batch.samples.iter().zip(&batch.views)).collect();
+    let expected: Vec<(u64, u32)> = [0, 2].into_iter().flat_map(|clip| (0..6).map(move |view| (clip, view))).collect();
+    assert!(entries.iter().map(|(clip, view)| (**clip, **view)).eq(expected), "{entries:?}");
+    assert_eq!(
+        batches.iter().flat_map(|batch| batch.labels.clone()).collect::<Vec<_>>(),
+        [0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2]
+    );
+    assert_eq!(batches.iter().map(|batch| batch.bad.len()).sum::<usize>(), 6);
+    // Frames 0 and 86 of 150 - 64; squares of 48 at 0, 8 and 16 of 64 pixels.
+    let views: Vec<(u64, u32)> = log.lock().unwrap().iter().map(|(_, frames, crop, _)| (frames[0], crop.x)).collect();
+    assert_eq!(views[..6], [(0, 0), (0, 8), (0, 16), (86, 0), (86, 8), (86, 16)]);
+}
+
+#[test]
+fn a_short_video_starts_again_and_is_read_in_parts() {
+    let root = tempfile::tempdir().unwrap();
+    let source = labelled(root.path(), 1);
+    let decoder = FakeDecoder::default();
+    let log = Arc::clone(&decoder.log);
+    // 150 frames in steps of 20: 0 to 140 with jitter, then again.
+    let config = LoaderConfig {
+        batch_size: 1,
+        frames: 16,
+        epochs: 1,
+        frame_rule: FrameRule::Dense { stride: 20, jitter: true },
+        ..small()
+    };
+    assert_eq!(all(train(&source, config, decoder).unwrap()).len(), 1);
+    let parts: Vec<Vec<u64>> = log.lock().unwrap().iter().map(|read| read.1.clone()).collect();
+    assert!(parts.len() >= 2 && parts.iter().all(|part| part.is_sorted()), "{parts:?}");
+    assert_eq!(parts.iter().map(Vec::len).sum::<usize>(), 16);
 }
 
 proptest! {

@@ -1,10 +1,18 @@
 //! Synthetic videos from the drawing to the loader, through real files and the real decoder.
 #![cfg(feature = "video")]
 
+mod common;
+
+use avion::config::recipe::{Recipe, SourceConfig, SourceFormat};
 use avion::data::Captions;
+use avion::data::annotations::{check_labels, load, read_names};
 use avion::data::loader::{Loader, LoaderConfig};
 use avion::data::sampler::Position;
-use avion::data::synthetic::{Split, SyntheticConfig, SyntheticSet, WriteError, generate, write_video};
+use avion::data::sampling::FrameRule;
+use avion::data::synthetic::{
+    MOTION_CLASSES, MotionConfig, Split, SyntheticConfig, SyntheticSet, WriteError, generate, generate_motions,
+    write_video,
+};
 use avion::video::{CropBox, VideoReader};
 use std::collections::HashSet;
 use std::path::Path;
@@ -222,4 +230,77 @@ fn damaged_files_are_replaced_the_same_way_each_time() {
         assert_eq!(&batch.frames[..], &again.frames[..]);
     }
     assert!(run(2, 0.3).any(|batch| batch.is_err()));
+}
+
+#[test]
+fn motion_sets_are_labelled_lists_of_readable_videos() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = MotionConfig { train: 10, labelled: 8, test: 6, size_px: 48, ..MotionConfig::default() };
+    let set = generate_motions(folder.path(), &config).unwrap();
+    let before = contents(folder.path());
+    let lists = [(&set.train_list, 10), (&set.labelled_list, 8), (&set.test_list, 6)];
+    let sources = lists.map(|(list, count)| {
+        let format = SourceFormat::Kinetics;
+        let config =
+            SourceConfig { format, annotations: list.clone(), root: set.root.clone(), ..SourceConfig::default() };
+        let source = load(&config).unwrap();
+        assert_eq!(source.clips.len(), count);
+        check_labels(list, &source, MOTION_CLASSES.len()).unwrap();
+        source
+    });
+    assert_eq!(read_names(&set.names, 8).unwrap(), MOTION_CLASSES);
+    let labels: HashSet<_> = sources[1].clips.iter().map(|clip| clip.label).collect();
+    assert_eq!(labels.len(), 8);
+    let train: HashSet<_> = sources[0].clips.iter().map(|clip| clip.video.clone()).collect();
+    assert!(sources[2].clips.iter().all(|clip| !train.contains(&clip.video)));
+    // Views of whole videos, through the real decoder.
+    let loader = LoaderConfig {
+        frames: 16,
+        size_px: 48,
+        frame_rule: FrameRule::Dense { stride: 1, jitter: false },
+        views: 3,
+        batch_size: 9,
+        ..loader_config()
+    };
+    let batches: Vec<_> = Loader::eval([sources[2].clone()].into(), loader).unwrap().map(Result::unwrap).collect();
+    assert_eq!(batches.iter().map(|batch| batch.samples.len()).collect::<Vec<_>>(), [9, 9]);
+    let clip = |view: usize| &batches[0].frames[view * 16 * 48 * 48 * 3..][..16 * 48 * 48 * 3];
+    // Of 24 frames, the views begin at 0, 4 and 8: frame 4 of the first is frame 0 of the second.
+    let frame = 48 * 48 * 3;
+    assert_eq!(clip(0)[4 * frame..][..frame], clip(1)[..frame]);
+    assert_eq!(clip(1)[4 * frame..][..frame], clip(2)[..frame]);
+    assert_ne!(clip(0), clip(1));
+    // Nothing is made twice; another set is.
+    assert!(generate_motions(folder.path(), &config).unwrap().reused);
+    assert_eq!(contents(folder.path()), before);
+    let other = MotionConfig { seed: 1, ..config };
+    assert!(!generate_motions(folder.path(), &other).unwrap().reused);
+    assert_ne!(contents(folder.path()), before);
+}
+
+/// Clips of Kinetics-400 in AVION's list, as VideoMAE fine-tunes on them.
+#[test]
+fn real_kinetics_clips_load_with_labels() {
+    let Some(shared) = common::shared_data() else { return };
+    let source = SourceConfig {
+        format: SourceFormat::Kinetics,
+        annotations: shared.join("kinetics/avion_list_of_clips.txt"),
+        root: shared.clone(),
+        ..SourceConfig::default()
+    };
+    let source = load(&source).unwrap();
+    let recipe = Recipe::load("videomae-vitb16-k400-finetune", &[]).unwrap().recipe;
+    let config = LoaderConfig::default().with_recipe(&recipe);
+    let config = LoaderConfig { batch_size: 4, size_px: 64, epochs: 2, max_bad_share: 0.0, ..config };
+    let mut labels = Vec::new();
+    for batch in Loader::train([source.clone()].into(), config.clone(), Position::default()).unwrap() {
+        let batch = batch.unwrap();
+        let mut sorted = batch.labels.clone();
+        sorted.sort();
+        assert_eq!(sorted, [6, 129, 375, 375]);
+        labels.push(batch.labels);
+    }
+    assert_eq!(labels.len(), 2);
+    let views: usize = Loader::eval([source].into(), config).unwrap().map(|batch| batch.unwrap().samples.len()).sum();
+    assert_eq!(views, 4 * 15);
 }

@@ -14,6 +14,9 @@ use toml::{Spanned, Table};
 pub const BUILT_IN: &[(&str, &str)] = &[
     ("demo", include_str!("../../configs/demo.toml")),
     ("ego4d-vitb16", include_str!("../../configs/ego4d-vitb16.toml")),
+    ("videomae-vitb16-k400", include_str!("../../configs/videomae-vitb16-k400.toml")),
+    ("videomae-vitb16-k400-original", include_str!("../../configs/videomae-vitb16-k400-original.toml")),
+    ("videomae-vitb16-k400-finetune", include_str!("../../configs/videomae-vitb16-k400-finetune.toml")),
 ];
 
 /// Where a value comes from.

@@ -85,7 +85,8 @@ fn grey(pixel: &[u8]) -> u8 {
 /// PIL `Image.blend` of one value: away from `from` by `factor`, truncated.
 fn blend(from: u8, to: u8, factor: f32) -> u8 {
     let from = f32::from(from);
-    (from + factor * (f32::from(to) - from)).clamp(0.0, 255.0) as u8
+    // The cast cuts to 0..=255.
+    (from + factor * (f32::from(to) - from)) as u8
 }
 
 /// PIL `ImageEnhance.Color`: away from grey.
@@ -114,13 +115,16 @@ pub(super) fn sharpness(frame: &mut [u8], width: usize, factor: f32, scratch: &m
     scratch.clear();
     scratch.extend_from_slice(frame);
     let (row, rows) = (width * 3, frame.len() / (width * 3).max(1));
+    if width < 3 {
+        return;
+    }
     for y in 1..rows.saturating_sub(1) {
-        for at in y * row + 3..(y + 1) * row - 3 {
-            let around = |at: usize| [at - 3, at, at + 3].map(|at| u32::from(scratch[at])).iter().sum::<u32>();
-            let sum = around(at - row) + around(at) + around(at + row) + 4 * u32::from(scratch[at]);
+        let [above, middle, below] = [y - 1, y, y + 1].map(|y| &scratch[y * row..][..row]);
+        let around = |row: &[u8], at: usize| u32::from(row[at]) + u32::from(row[at + 3]) + u32::from(row[at + 6]);
+        for (at, value) in frame[y * row + 3..][..row - 6].iter_mut().enumerate() {
+            let sum = around(above, at) + around(middle, at) + around(below, at) + 4 * u32::from(*value);
             // Thirteenths never lie halfway.
-            let smooth = ((2 * sum + 13) / 26) as u8;
-            frame[at] = blend(smooth, scratch[at], factor);
+            *value = blend(((2 * sum + 13) / 26) as u8, *value, factor);
         }
     }
 }

@@ -20,24 +20,30 @@ pub(super) fn transform(frame: &mut [u8], px: usize, [a, b, c, d, e, f]: [f64; 6
     for (y, row) in frame.chunks_exact_mut(px * 3).enumerate() {
         let down = y as f64 + 0.5;
         for (x, pixel) in row.chunks_exact_mut(3).enumerate() {
-            let right = x as f64 + 0.5;
-            let (u, v) = (a * right + b * down + c, d * right + e * down + f);
+            let across = x as f64 + 0.5;
+            let (u, v) = (a * across + b * down + c, d * across + e * down + f);
             if !(0.0..side).contains(&u) || !(0.0..side).contains(&v) {
                 pixel.fill(OUTSIDE);
                 continue;
             }
-            let (u, v) = (u - 0.5, v - 0.5);
-            let (left, top) = (u.floor(), v.floor());
-            let (du, dv) = (u - left, v - top);
-            let near = |at: f64| [at.max(0.0) as usize, ((at + 1.0) as usize).min(px - 1)];
-            let (columns, rows) = (near(left), near(top));
-            let corner = |row: usize, column: usize| (rows[row] * px + columns[column]) * 3;
-            let corners = [corner(0, 0), corner(0, 1), corner(1, 0), corner(1, 1)];
-            for (channel, value) in pixel.iter_mut().enumerate() {
-                let [tl, tr, bl, br] = corners.map(|at| f64::from(scratch[at + channel]));
+            let (left, right, du) = neighbours(u, px);
+            let (top, bottom, dv) = neighbours(v, px);
+            let corner = |row: usize, column: usize| &scratch[(row * px + column) * 3..][..3];
+            let (tl, tr) = (corner(top, left), corner(top, right));
+            let (bl, br) = (corner(bottom, left), corner(bottom, right));
+            for channel in 0..3 {
+                let [tl, tr, bl, br] = [tl, tr, bl, br].map(|corner| f64::from(corner[channel]));
                 let (above, below) = (tl + (tr - tl) * du, bl + (br - bl) * du);
-                *value = (above + (below - above) * dv) as u8;
+                pixel[channel] = (above + (below - above) * dv) as u8;
             }
         }
     }
+}
+
+/// The pixels whose centres lie before and after a coordinate in `[0, px)`, within the frame, and how far it is from the
+/// first to the second.
+fn neighbours(at: f64, px: usize) -> (usize, usize, f64) {
+    // The integer part of a positive number is its floor, without a library call.
+    let after = (at + 0.5) as usize;
+    (after.saturating_sub(1), after.min(px - 1), at + 0.5 - after as f64)
 }

@@ -66,20 +66,28 @@ impl Video {
     }
 }
 
-/// Draws and encodes every video, one a thread at a time. Stops at the first that fails.
+/// Draws and encodes every video. Stops at the first that fails.
 pub(super) fn write_all(config: &SyntheticConfig, videos: &[Video]) -> Result<(), SyntheticError> {
+    for_each(videos, |video| video.write(config))
+}
+
+/// Does every item, one a thread at a time. Stops at the first that fails.
+pub(super) fn for_each<T: Sync>(
+    items: &[T],
+    write: impl Fn(&T) -> Result<(), SyntheticError> + Sync,
+) -> Result<(), SyntheticError> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let work = || {
         while !stop.load(Ordering::Relaxed)
-            && let Some(video) = videos.get(next.fetch_add(1, Ordering::Relaxed))
+            && let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed))
         {
-            video.write(config).inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
+            write(item).inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
         }
         Ok(())
     };
     std::thread::scope(|scope| {
-        let helpers: Vec<_> = (1..threads.min(videos.len())).map(|_| scope.spawn(work)).collect();
+        let helpers: Vec<_> = (1..threads.min(items.len())).map(|_| scope.spawn(work)).collect();
         let mut result = work();
         for helper in helpers {
             match helper.join() {
@@ -92,13 +100,13 @@ pub(super) fn write_all(config: &SyntheticConfig, videos: &[Video]) -> Result<()
 }
 
 pub(super) fn total_bytes(videos: &[Video]) -> Result<u64, SyntheticError> {
-    let files = videos.iter().flat_map(|video| &video.files);
-    files
-        .map(|(path, _)| {
-            let metadata = std::fs::metadata(path).map_err(file_error(path, "look at the video"))?;
-            Ok(metadata.len())
-        })
-        .sum()
+    bytes_of(videos.iter().flat_map(|video| &video.files).map(|(path, _)| path.as_path()))
+}
+
+/// Size of all files together.
+pub(super) fn bytes_of<'p>(files: impl IntoIterator<Item = &'p Path>) -> Result<u64, SyntheticError> {
+    let size = |path: &Path| Ok(std::fs::metadata(path).map_err(file_error(path, "look at the video"))?.len());
+    files.into_iter().map(size).sum()
 }
 
 /// Writes `video,start,end,caption` with a header.

@@ -1,21 +1,25 @@
-//! Narrated demo videos made on the spot: a coloured shape moves, and the caption says how.
+//! Demo videos made on the spot: a coloured shape moves, and a caption says how ([`generate`]), or a label says in which
+//! direction ([`generate_motions`]).
 //!
 //! A set to see training work on without downloading anything, and the source of every video in the tests. The
 //! held-out clips show combinations of colour, shape, motion and speed that no training clip shows, one clip a
 //! caption, so retrieval on them measures what was understood, not what was memorised.
 //!
-//! A training run on these must not flip pictures: left and right would change places under their captions.
+//! A training run on these must not flip pictures: left and right would change places under captions and labels.
 
 mod combination;
 mod encode;
 mod files;
+mod motion;
 mod scene;
 
 pub use combination::COMBINATIONS;
 pub use encode::{WriteError, write_video};
+pub use motion::{MOTION_CLASSES, MotionConfig, MotionSet, generate_motions};
 
 use crate::data::{Clip, Layout, Source};
 use files::{Video, total_bytes, write_all, write_table, write_whole};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -115,11 +119,33 @@ impl SyntheticSet {
 
 /// Written last: a folder with it holds the whole set.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Manifest {
+struct Manifest<C> {
     version: u32,
-    config: SyntheticConfig,
+    config: C,
     /// Size of all videos.
     bytes: u64,
+}
+
+impl<C: Clone + PartialEq + Serialize + DeserializeOwned> Manifest<C> {
+    /// Size of the videos of the same set, if the manifest says that it is there.
+    fn find(path: &Path, version: u32, config: &C) -> Option<u64> {
+        let known: Self = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        (known.version == version && known.config == *config).then_some(known.bytes)
+    }
+
+    fn remove(path: &Path) -> Result<(), SyntheticError> {
+        match std::fs::remove_file(path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(file_error(path, "remove the old manifest")(source))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn write(path: &Path, version: u32, config: &C, bytes: u64) -> Result<(), SyntheticError> {
+        let text = serde_json::to_vec_pretty(&Self { version, config: config.clone(), bytes });
+        write_whole(path, &text.map_err(|error| file_error(path, "describe the set")(error.into()))?)
+    }
 }
 
 /// Makes the set in `folder`: `videos/`, `train.csv`, `heldout.csv`, `manifest.json`. Does nothing if the
@@ -154,33 +180,22 @@ pub fn generate(folder: &Path, config: &SyntheticConfig) -> Result<SyntheticSet,
     };
 
     let manifest = folder.join("manifest.json");
-    let known = std::fs::read(&manifest).ok();
-    let known: Option<Manifest> = known.and_then(|text| serde_json::from_slice(&text).ok());
-    if let Some(known) = known
-        && known.version == VERSION
-        && known.config == *config
+    if let Some(known) = Manifest::find(&manifest, VERSION, config)
         && set.train_csv.is_file()
         && set.heldout_csv.is_file()
-        && total_bytes(&videos).is_ok_and(|bytes| bytes == known.bytes)
+        && total_bytes(&videos).is_ok_and(|bytes| bytes == known)
     {
-        set.bytes = known.bytes;
+        set.bytes = known;
         return Ok(set);
     }
 
-    match std::fs::remove_file(&manifest) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            return Err(file_error(&manifest, "remove the old manifest")(source));
-        }
-        _ => {}
-    }
+    Manifest::<SyntheticConfig>::remove(&manifest)?;
     write_all(config, &videos)?;
     set.bytes = total_bytes(&videos)?;
     set.reused = false;
     write_table(&set.train_csv, config, &videos, Split::Train)?;
     write_table(&set.heldout_csv, config, &videos, Split::Heldout)?;
-    let text = serde_json::to_vec_pretty(&Manifest { version: VERSION, config: config.clone(), bytes: set.bytes });
-    let text = text.map_err(|error| file_error(&manifest, "describe the set")(error.into()))?;
-    write_whole(&manifest, &text)?;
+    Manifest::write(&manifest, VERSION, config, set.bytes)?;
     Ok(set)
 }
 

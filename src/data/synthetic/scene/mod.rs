@@ -20,6 +20,10 @@ const FAST_TURNS: f32 = 1.0;
 const SLOW_ZIGZAGS: f32 = 1.0;
 const FAST_ZIGZAGS: f32 = 2.0;
 
+/// Way of an endless motion in a clip. The shortest is told from a standstill; the longest is a sixth of the picture
+/// between two of eight evenly spaced frames, far from half of it, where its direction could not be told.
+const ENDLESS_WAY: std::ops::Range<f32> = 0.5..1.2;
+
 /// A clip ready to be drawn at any time.
 #[derive(Debug)]
 pub(super) struct Scene {
@@ -54,6 +58,10 @@ enum Path {
         /// Share of a zigzag made before the clip begins.
         begin: f32,
     },
+    /// A line that comes back on the other side of the picture.
+    Endless {
+        way: [f32; 2],
+    },
 }
 
 impl Path {
@@ -82,7 +90,7 @@ impl Path {
 
     fn at(self, time: f32) -> [f32; 2] {
         match self {
-            Self::Line { way } => way.map(|way| way * time),
+            Self::Line { way } | Self::Endless { way } => way.map(|way| way * time),
             Self::Circle { radius, begin, turns } => {
                 let (sin, cos) = (begin + TAU * turns * time).sin_cos();
                 [radius * cos, radius * sin]
@@ -136,6 +144,24 @@ impl Scene {
         }
     }
 
+    /// A shape that moves in a direction (radians, clockwise from the right) and comes back on the other side of the
+    /// picture. All else is drawn independently of the direction; so is, at any moment, the place: a single frame does
+    /// not tell the direction.
+    pub fn endless(direction: f32, rng: &mut ChaCha8Rng) -> Self {
+        let colour = COLOURS[rng.random_range(0..COLOURS.len() as u64) as usize].1;
+        let way = rng.random_range(ENDLESS_WAY);
+        let (sin, cos) = direction.sin_cos();
+        Self {
+            shape: SHAPES[rng.random_range(0..SHAPES.len() as u64) as usize].1,
+            colour: colour.map(|value| value + rng.random_range(-8.0..8.0)),
+            radius: rng.random_range(0.13..0.2),
+            angle: rng.random_range(0.0..TAU),
+            start: [rng.random(), rng.random()],
+            path: Path::Endless { way: [way * cos, way * sin] },
+            background: Background::draw(rng),
+        }
+    }
+
     /// The picture at each of `times` (shares of the clip): `[size, size, 3]` RGB bytes.
     pub fn frames(&self, size: usize, times: impl Iterator<Item = f32>) -> impl Iterator<Item = Vec<u8>> {
         let background = self.background.render(size);
@@ -146,6 +172,21 @@ impl Scene {
         let mut pixels: Vec<u8> = background.iter().map(|value| *value as u8).collect();
         let offset = self.path.at(time);
         let centre = [0, 1].map(|axis| self.start[axis] + offset[axis]);
+        if let Path::Endless { .. } = self.path {
+            let [x, y] = centre.map(|at| at.rem_euclid(1.0));
+            // Near an edge, it is in part on the other side.
+            for (right, down) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                let across = |at: f32, other: i32| if other == 0 { at } else { at + if at < 0.5 { 1.0 } else { -1.0 } };
+                self.stamp(&mut pixels, background, size, [across(x, right), across(y, down)]);
+            }
+        } else {
+            self.stamp(&mut pixels, background, size, centre);
+        }
+        pixels
+    }
+
+    /// Draws the shape around a centre, as far as it lies in the picture.
+    fn stamp(&self, pixels: &mut [u8], background: &[f32], size: usize, centre: [f32; 2]) {
         let (sin, cos) = self.angle.sin_cos();
         // One pixel of margin for the soft edge.
         let reach = self.radius + 1.0 / size as f32;
@@ -168,7 +209,6 @@ impl Scene {
                 }
             }
         }
-        pixels
     }
 }
 
