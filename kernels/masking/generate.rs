@@ -62,7 +62,7 @@ fn draw(key0: u32, key1: u32, counter: u32) -> u32 {
 fn in_cell(clip: &Clip, token: u32, start: u32, kept: u32) -> bool {
     let patch = token % clip.patches;
     let column = patch % clip.columns % 2;
-    let place = select(patch / clip.columns % 2 == 0, column, 3 - column);
+    let place = select(patch / clip.columns % 2 == 1, 3 - column, column);
     (place + 4 - (start + token / clip.patches) % 4) % 4 < kept
 }
 
@@ -105,7 +105,7 @@ fn limit_of(
         }
         let below = cube_sum(below, scratch);
         limit = select(below <= f32::cast_from(search.count), next, limit);
-        bit = bit >> 1;
+        bit >>= 1;
     }
     limit
 }

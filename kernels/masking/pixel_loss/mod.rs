@@ -67,8 +67,7 @@ impl PixelLoss<'_> {
             return Err(KernelError::shape(kernel, "pixels of a tubelet", expected, tubelets.pixels()));
         }
         match self.normalize {
-            // Also refuses NaN.
-            Some(eps) if !(eps > 0.0) => Err(KernelError::shape(kernel, "epsilon", "above 0", eps)),
+            Some(eps) if eps.is_nan() || eps <= 0.0 => Err(KernelError::shape(kernel, "epsilon", "above 0", eps)),
             _ => Ok(()),
         }
     }
