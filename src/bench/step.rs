@@ -2,17 +2,19 @@
 
 use super::kernels::{Kind, attention_rows, filled, peak_tflops, product};
 use super::{Report, Row, time};
-use crate::config::recipe::Recipe;
+use crate::config::Geometry;
+use crate::config::recipe::{Recipe, TaskKind};
 use crate::data::loader::{ClipBatch, FrameBuffer};
 use crate::data::sampler::Position;
 use crate::device::DeviceError;
-use crate::model::plan::TowerSizes;
-use crate::model::{ClipShape, MemoryPlan, init};
+use crate::model::plan::{StepPlan, TowerSizes};
+use crate::model::{MemoryPlan, init, specs, tower_sizes};
+use crate::ops::tensor::float_kind;
 use crate::ops::workspace::Workspace;
 use crate::optim::Optimizer;
-use crate::task::{ContrastiveTask, Task};
+use crate::task::{ClassifyTask, ContrastiveTask, MaskedTask, Task};
 use avion_kernels::attention::AttentionShape;
-use avion_kernels::{activation, layer_norm};
+use avion_kernels::{KernelError, activation, layer_norm};
 use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
 use rand::{Rng, SeedableRng};
@@ -46,22 +48,47 @@ pub fn run<R: CubeRuntime>(
     options: &StepOptions,
     free: &dyn Fn() -> Option<u64>,
 ) -> Result<Report, DeviceError> {
+    match recipe.task {
+        TaskKind::Contrastive => measure(recipe, dtype, memory, options, free, |recipe, values, plan| {
+            Ok(ContrastiveTask::<R>::new(recipe, values, dtype, device, Vec::new(), Some(plan)))
+        }),
+        TaskKind::Masked => measure(recipe, dtype, memory, options, free, |recipe, values, plan| {
+            MaskedTask::<R>::new(recipe, values, dtype, device, Vec::new(), Some(plan)).map_err(refused)
+        }),
+        TaskKind::Classify => measure(recipe, dtype, memory, options, free, |recipe, values, plan| {
+            Ok(ClassifyTask::<R>::new(recipe, values, dtype, device, Vec::new(), Some(plan)))
+        }),
+    }
+}
+
+fn refused(error: KernelError) -> DeviceError {
+    DeviceError::Failed { detail: error.to_string() }
+}
+
+fn measure<R: CubeRuntime, K: Task<R>>(
+    recipe: &Recipe,
+    dtype: DType,
+    memory: &MemoryPlan,
+    options: &StepOptions,
+    free: &dyn Fn() -> Option<u64>,
+    make: impl Fn(&Recipe, &[Vec<f32>], Arc<StepPlan>) -> Result<K, DeviceError>,
+) -> Result<Report, DeviceError> {
     let free_before = free();
-    let shape = ClipShape::of(recipe);
-    let values = init::values(&init::specs(&shape), recipe.seed);
+    let values = init::values(&specs(recipe).map_err(refused)?, recipe.seed);
     let batch = recipe.train.batch_size;
-    let run = Run::<R>::of(recipe, dtype, device, &values, memory, options)?;
-    let (free_after, usage) = (free(), run.task.clip.ws.arena.usage());
-    let [vision, text] =
-        shape.tower_sizes(recipe.train.clips_at_once(), options.words + 2, run.task.clip.ws.kind.size());
-    let chunks = batch as f64 / vision.batch as f64;
-    let operations = 3.0 * chunks * (vision.forward_operations() + text.forward_operations());
-    let Run { task, samples, grown, .. } = run;
+    let kind =
+        float_kind(dtype).ok_or_else(|| DeviceError::Failed { detail: format!("no kernel computes in {dtype:?}") })?;
+    let run = Run::<K>::of::<R>(recipe, &values, memory, options, &make)?;
+    let (free_after, usage) = (free(), run.task.workspace().arena.usage());
+    let towers = tower_sizes(recipe, kind, recipe.train.clips_at_once(), options.words + 2);
+    let chunks = (batch as f64 / recipe.train.clips_at_once() as f64).ceil();
+    let operations = 3.0 * chunks * towers.iter().map(TowerSizes::forward_operations).sum::<f64>();
+    let Run { task, samples, grown } = run;
     let step = Row::new(format!("{} step, batch {batch}", recipe.name), samples);
     let clips_per_s = batch as f64 / step.median_ms * 1e3;
     let step = step.operations(operations).with("clips_per_s", clips_per_s);
     let small = operations < 1e12;
-    let peak = peak_tflops(&task.clip.ws, small)?;
+    let peak = peak_tflops(task.workspace(), small)?;
     let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
     let taken = free_before.zip(free_after).map(|(before, after)| before.saturating_sub(after));
     let taken = taken.map_or("unknown".to_owned(), |bytes| format!("{:.2} GiB", gib(bytes)));
@@ -94,16 +121,16 @@ pub fn run<R: CubeRuntime>(
             clips / clips_per_s / 3600.0,
         ));
     }
-    let ws = task.clip.ws.clone();
+    let ws = task.workspace().clone();
     drop(task);
     let mut few = recipe.clone();
     (few.train.batch_size, few.train.micro_batch) = (2, 0);
     // Every launch of a step with next to nothing to do for the device: what is left is the host's work.
-    let host = Run::<R>::of(&few, dtype, device, &values, memory, options)?;
+    let host = Run::<K>::of::<R>(&few, &values, memory, options, &make)?;
     let host = Row::new("the host's share: the same step with 2 clips", host.samples);
     let mut rows = vec![step, host];
     if options.parts {
-        let parts = parts(&ws, &vision, &text, memory, chunks)?;
+        let parts = parts(&ws, &towers, memory, chunks)?;
         let together: f64 = parts.iter().map(|row| row.calls * row.median_ms).sum();
         rows.extend(parts);
         notes.push(format!("the parts above, timed one by one: {together:.1} ms together"));
@@ -112,37 +139,36 @@ pub fn run<R: CubeRuntime>(
 }
 
 /// Steps done.
-struct Run<R: CubeRuntime> {
-    task: ContrastiveTask<R>,
+struct Run<K> {
+    task: K,
     /// Seconds of each step after the warm-up.
     samples: Vec<f64>,
     /// Bytes of device memory that the runtime took after the warm-up.
     grown: u64,
 }
 
-impl<R: CubeRuntime> Run<R> {
-    fn of(
+impl<K> Run<K> {
+    fn of<R: CubeRuntime>(
         recipe: &Recipe,
-        dtype: DType,
-        device: &R::Device,
         values: &[Vec<f32>],
         memory: &MemoryPlan,
         options: &StepOptions,
-    ) -> Result<Self, DeviceError> {
-        let (batch, frames) = (recipe.train.batch_size, recipe.model.frames);
-        let image_px = ClipShape::of(recipe).image_px;
-        let client = R::client(device);
-        let mut task = ContrastiveTask::<R>::new(recipe, values, dtype, device, Vec::new(), Some(memory.step.clone()));
+        make: &impl Fn(&Recipe, &[Vec<f32>], Arc<StepPlan>) -> Result<K, DeviceError>,
+    ) -> Result<Self, DeviceError>
+    where
+        K: Task<R>,
+    {
+        let mut task = make(recipe, values, memory.step.clone())?;
+        let client = task.params().client.clone();
         let mut optimizer = Optimizer::new(&recipe.optim, task.params(), None, 0);
-        let batches: Vec<ClipBatch> =
-            (0..2).map(|number| made_up(number, batch, frames, image_px, options.words)).collect();
+        let batches: Vec<ClipBatch> = (0..2).map(|number| made_up(recipe, number, options.words)).collect();
         let (mut samples, mut reserved) = (Vec::new(), Vec::new());
         let mut waiting = None;
         task.prefetch(&batches[0])?;
         let mut last = Instant::now();
         for step in 0..WARM_UP + options.steps + 1 {
             let result = task.gradients(&batches[step % 2], step as u64)?;
-            let stepped = optimizer.step(task.params(), 1e-5);
+            let stepped = optimizer.step(task.params(), 1e-5, task.gradient_factor());
             stepped.map_err(|e| DeviceError::Failed { detail: e.to_string() })?;
             task.constrain();
             let reading = client.read_async(vec![result]);
@@ -171,8 +197,10 @@ impl<R: CubeRuntime> Run<R> {
 }
 
 /// A batch that needs no decoding.
-fn made_up(number: u64, clips: usize, frames: usize, px: usize, words: usize) -> ClipBatch {
+fn made_up(recipe: &Recipe, number: u64, words: usize) -> ClipBatch {
     const WORDS: [&str; 8] = ["cut", "onion", "wash", "hand", "open", "drawer", "take", "knife"];
+    let (clips, frames) = (recipe.train.batch_size, recipe.model.frames);
+    let (px, classes) = (Geometry::of(recipe.model.size).image_px, recipe.classify.classes.max(1) as u32);
     let mut rng = ChaCha8Rng::seed_from_u64(number);
     let mut bytes = vec![0u8; clips * frames * px * px * 3];
     rng.fill(bytes.as_mut_slice());
@@ -183,7 +211,7 @@ fn made_up(number: u64, clips: usize, frames: usize, px: usize, words: usize) ->
     ClipBatch {
         frames: FrameBuffer::from(bytes),
         captions: (0..clips).map(|_| caption(&mut rng)).collect(),
-        labels: Vec::new(),
+        labels: (0..clips as u32).map(|clip| clip % classes).collect(),
         samples: (0..clips as u64).collect(),
         views: vec![0; clips],
         bad: Vec::new(),
@@ -198,13 +226,13 @@ fn made_up(number: u64, clips: usize, frames: usize, px: usize, words: usize) ->
 /// Every kernel of the blocks at its size, with how often a step runs it.
 fn parts<R: CubeRuntime>(
     ws: &Workspace<R>,
-    vision: &TowerSizes,
-    text: &TowerSizes,
+    towers: &[TowerSizes],
     memory: &MemoryPlan,
     chunks: f64,
 ) -> Result<Vec<Row>, DeviceError> {
     let mut rows = Vec::new();
-    for (tower, sizes, plan) in [("video", vision, &memory.step.vision), ("text", text, &memory.step.text)] {
+    for (sizes, plan) in towers.iter().zip(&memory.step.towers) {
+        let tower = sizes.name;
         let (count, width) = (sizes.batch * sizes.tokens, sizes.width);
         let blocks = plan.blocks.len() as f64;
         let missing =

@@ -6,7 +6,7 @@ use crate::cli::{BenchArgs, BenchWhat};
 use crate::config::Recipe;
 use crate::data::loader::Ffmpeg;
 use crate::device;
-use crate::model::{ClipShape, DeviceMemory, MemoryPlan, check_device};
+use crate::model::{DeviceMemory, MemoryPlan, check_device};
 use crate::ops::tensor::float_kind;
 use crate::ops::workspace::Workspace;
 use crate::train::compute_dtype;
@@ -49,7 +49,7 @@ pub(super) fn run(args: BenchArgs) -> Result<u8> {
         let ws = Workspace::<R>::new(&device, kind);
         match args.what {
             BenchWhat::Step => {
-                check_device::<R>(&ClipShape::of(recipe), kind, &device)?;
+                check_device::<R>(recipe, kind, &device)?;
                 let memory = MemoryPlan::of(recipe, kind, on_device)?;
                 let options = StepOptions {
                     steps: args.steps,

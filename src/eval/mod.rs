@@ -1,19 +1,25 @@
 //! Scores: metrics over similarity matrices and logits, and the evaluations that fill them.
 //!
 //! - [`retrieval`]: clips and captions
+//! - [`classification`]: labelled clips
+//! - [`reconstruction`]: masked tokens of clips
 //! - [`views`]: averages what a classifier says of several views of a clip
 //! - [`neighbours`], [`probe`]: how far features, as they are, separate classes
 
+pub mod classification;
 mod features;
 mod lbfgs;
 pub mod metrics;
 pub mod neighbours;
 pub mod probe;
 mod products;
+pub mod reconstruction;
 pub mod retrieval;
+mod source;
 pub mod views;
 
 pub use features::{FeatureError, Labelled};
+pub use source::SourceSet;
 
 use crate::data::annotations::AnnotationError;
 use crate::data::loader::LoaderError;
@@ -23,7 +29,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// One evaluation set, scored.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Evaluation {
     /// Name of the set.
     pub set: String,
@@ -39,6 +45,15 @@ pub struct Evaluation {
     pub examples: Vec<Example>,
     /// Captions to show, with the clips found for them.
     pub searches: Vec<Search>,
+    /// Classes and what they were taken for, where there are any.
+    pub confusion: Option<metrics::Confusion>,
+}
+
+impl Evaluation {
+    /// The score that tells which of two models is better, with its name.
+    pub fn headline(&self) -> Option<(&'static str, f64)> {
+        ["map_avg", "top1", "explained"].into_iter().find_map(|name| Some((name, *self.scores.get(name)?)))
+    }
 }
 
 /// One clip of an evaluation set and the captions most similar to it.
@@ -64,6 +79,8 @@ pub enum EvalError {
     NoClips { set: String },
     #[error("evaluation set {set}: {source}")]
     Metric { set: String, source: metrics::MetricError },
+    #[error("evaluation set {set}: {source}")]
+    Views { set: String, source: views::ViewError },
     #[error("{source}; if memory ran out, lower eval.batch_size")]
     Device {
         #[from]

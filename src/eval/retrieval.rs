@@ -158,6 +158,7 @@ impl<R: CubeRuntime> Retriever<'_, R> {
             unreadable: videos.unreadable,
             examples,
             searches,
+            ..Evaluation::default()
         }))
     }
 

@@ -6,17 +6,15 @@ use super::init;
 use super::params::{ParamStore, Weight};
 use super::plan::{StepPlan, TowerSizes};
 use super::shape::ClipShape;
-use super::text::{Captions, TextTower};
 use super::stack::DropKey;
+use super::text::{Captions, TextTower};
 use super::vision::VisionTower;
 use crate::ops::differentiable::differentiable;
 use crate::ops::patch_embed::{Frames, PatchGrid};
 use crate::ops::tensor::{Ad, AdT, float_kind};
 use crate::ops::token_embed::TokenIds;
 use crate::ops::workspace::Workspace;
-use avion_kernels::attention::{self, AttentionShape};
 use avion_kernels::embedding::Groups;
-use avion_kernels::{FloatKind, KernelError};
 use burn::tensor::{DType, Tensor};
 use burn_cubecl::CubeRuntime;
 use std::sync::Arc;
@@ -43,20 +41,6 @@ pub struct Pass {
 impl Pass {
     /// No gradients, nothing dropped.
     pub const INFERENCE: Pass = Pass { plan: None, drop_path: None };
-}
-
-/// Whether the device has kernels for the model: asked before anything is allocated or launched.
-///
-/// # Errors
-/// [`KernelError`] with the operation, the shapes and what is supported.
-pub fn check_device<R: CubeRuntime>(shape: &ClipShape, kind: FloatKind, device: &R::Device) -> Result<(), KernelError> {
-    let client = R::client(device);
-    for (tower, tokens, causal) in [(shape.vision, shape.tokens(), false), (shape.text, shape.context, true)] {
-        let (heads, head_dim) = (tower.heads, tower.width / tower.heads);
-        let shape = AttentionShape { batch: 1, tokens, heads, head_dim, causal, kind };
-        attention::path(&client, &shape)?;
-    }
-    Ok(())
 }
 
 impl<R: CubeRuntime> Clip<R> {
@@ -105,15 +89,7 @@ impl<R: CubeRuntime> Clip<R> {
     pub fn upload_frames(&self, pixels: &[u8], batch: usize) -> Frames {
         let grid = self.grid(batch);
         assert_eq!(pixels.len(), grid.images * grid.image_px * grid.image_px * 3, "bytes of {batch} clips");
-        let client = &self.params.client;
-        let pixels = if pixels.len() == grid.padded_bytes() {
-            client.create_from_slice(pixels)
-        } else {
-            let mut padded = pixels.to_vec();
-            padded.resize(grid.padded_bytes(), 0);
-            client.create_from_slice(&padded)
-        };
-        Frames { pixels, batch, grid, norm: self.shape.pixels }
+        Frames { pixels: self.ws.upload_bytes(pixels), batch, grid, norm: self.shape.pixels }
     }
 
     /// Uploads token ids.

@@ -1,8 +1,7 @@
 //! What a step needs of the device's memory, and what it therefore keeps.
 
+use super::ask::tower_sizes;
 use super::plan::{DoesNotFit, StepPlan, TowerSizes};
-use super::shape::ClipShape;
-use super::videomae::{ClassifierShape, MaeShape};
 use crate::config::recipe::{KeepPolicy, Recipe, TaskKind};
 use crate::config::{Geometry, parse_bytes};
 use crate::ops::block::Keep;
@@ -90,29 +89,24 @@ struct Needs {
 
 impl Needs {
     fn of(recipe: &Recipe, kind: FloatKind, clips: usize) -> Self {
-        let (model, geometry, element) = (&recipe.model, Geometry::of(recipe.model.size), kind.size());
-        let (parameters, towers, loss) = match recipe.task {
+        let (model, geometry) = (&recipe.model, Geometry::of(recipe.model.size));
+        let (parameters, loss) = match recipe.task {
             TaskKind::Contrastive => {
                 let batch = recipe.train.batch_size;
                 let features = 2 * 3 * batch * model.embed_dim * 4;
                 let logits = batch * batch.min(crate::loss::contrastive::ROWS_AT_ONCE) * 4;
-                let towers = ClipShape::of(recipe).tower_sizes(clips, model.context, element).to_vec();
-                let parameters = geometry.parameters(model.frames, model.embed_dim, model.context).total();
-                (parameters, towers, features + logits)
+                (geometry.parameters(model.frames, model.embed_dim, model.context).total(), features + logits)
             }
             TaskKind::Masked => {
-                let parameters = geometry.masked_parameters(model.tubelet, &recipe.masking);
-                // A mask that cannot be had is refused when the model is made.
-                let shape = MaeShape::of(recipe);
-                let order = shape.as_ref().map_or(0, |shape| 4 * shape.counts(clips).rows());
-                (parameters, shape.map_or_else(|_| Vec::new(), |s| s.tower_sizes(clips, element).to_vec()), order)
+                let tokens = geometry.tubelets(model.frames, model.tubelet);
+                (geometry.masked_parameters(model.tubelet, &recipe.masking), 4 * clips * tokens)
             }
             TaskKind::Classify => {
                 let classes = recipe.classify.classes;
-                let towers = vec![ClassifierShape::of(recipe).tower_sizes(clips, element)];
-                (geometry.classifier_parameters(model.tubelet, classes), towers, 3 * 4 * clips * classes)
+                (geometry.classifier_parameters(model.tubelet, classes), 3 * 4 * clips * classes)
             }
         };
+        let towers = tower_sizes(recipe, kind, clips, model.context);
         let frame_bytes = model.frames * 3 * geometry.image_px * geometry.image_px;
         Needs { parameters: parameters as u64, towers, loss: loss as u64, frame_bytes: frame_bytes as u64 }
     }

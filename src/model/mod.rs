@@ -1,5 +1,6 @@
 //! From frames and token ids to features: shapes, parameters, the two towers of CLIP, and VideoMAE.
 
+mod ask;
 pub mod clip;
 pub mod init;
 pub mod memory;
@@ -12,6 +13,7 @@ pub mod tower;
 pub mod videomae;
 pub mod vision;
 
-pub use clip::{Clip, Pass, check_device};
+pub use ask::{check_device, specs, tower_sizes};
+pub use clip::{Clip, Pass};
 pub use memory::{DeviceMemory, MemoryPlan, OverBudget};
 pub use shape::{ClipShape, TowerShape};

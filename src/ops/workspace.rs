@@ -54,6 +54,16 @@ impl<R: CubeRuntime> Workspace<R> {
         from_handle(&self.client, &self.device, matrix.handle().clone(), shape, dtype(matrix.kind))
     }
 
+    /// Bytes on the device, padded to whole 4-byte words.
+    pub fn upload_bytes(&self, bytes: &[u8]) -> Handle {
+        if bytes.len().is_multiple_of(4) {
+            return self.client.create_from_slice(bytes);
+        }
+        let mut padded = bytes.to_vec();
+        padded.resize(bytes.len().next_multiple_of(4), 0);
+        self.client.create_from_slice(&padded)
+    }
+
     /// Host values on the device.
     pub fn upload<E: bytemuck::NoUninit>(&self, values: &[E]) -> Handle {
         self.client.create_from_slice(bytemuck::cast_slice(values))

@@ -83,12 +83,7 @@ impl Optimizer {
     ///
     /// # Errors
     /// [`KernelError`] when the buffers do not fit the kernel: a bug here, not a user's fault.
-    pub fn step<R: CubeRuntime>(
-        &mut self,
-        params: &ParamStore<R>,
-        lr: f64,
-        factor: f32,
-    ) -> Result<(), KernelError> {
+    pub fn step<R: CubeRuntime>(&mut self, params: &ParamStore<R>, lr: f64, factor: f32) -> Result<(), KernelError> {
         let (config, client) = (&self.config, &params.client);
         let max_norm = config.clip_grad_norm as f32;
         grad_norm(client, &params.gradients(), params.len(), factor, max_norm, config.betas, &self.stats);

@@ -1,7 +1,7 @@
 //! CLIP-style training: clips and captions of a batch are each other's positives and negatives.
 
 use super::Task;
-use super::feed::Feed;
+use super::feed::{Feed, chunks, frames_of, number};
 use crate::config::recipe::Recipe;
 use crate::data::loader::ClipBatch;
 use crate::device::DeviceError;
@@ -15,6 +15,7 @@ use crate::model::stack::DropKey;
 use crate::model::{Clip, ClipShape, Pass};
 use crate::ops::patch_embed::Frames;
 use crate::ops::tensor::{Ad, AdT, T, primitive};
+use crate::ops::workspace::Workspace;
 use crate::text::{TokenBatch, Tokenizer};
 use avion_kernels::cuda::upload::{Filled, Uploader};
 use avion_kernels::{FloatKind, Handle, flat};
@@ -66,11 +67,6 @@ impl<R: CubeRuntime> ContrastiveTask<R> {
         }
     }
 
-    /// The batch in the parts that are on the device at once.
-    fn chunks(&self, clips: usize) -> Vec<Range<usize>> {
-        (0..clips).step_by(self.clips_at_once).map(|first| first..(first + self.clips_at_once).min(clips)).collect()
-    }
-
     /// Both towers' features for some clips of a batch, and the frames they came from, which the video's backward pass
     /// reads again.
     fn encode(
@@ -90,16 +86,6 @@ impl<R: CubeRuntime> ContrastiveTask<R> {
         let captions = self.clip.upload_captions(ids, tokens.length, &tokens.eot[clips]);
         Ok(([self.clip.encode_video(frames, &pass), self.clip.encode_text(captions, &pass)], filled))
     }
-}
-
-/// Tells batches apart.
-fn number(batch: &ClipBatch) -> u64 {
-    (batch.position.epoch << 40) | batch.position.batch
-}
-
-fn frames_of<'a>(batch: &'a ClipBatch, clips: &Range<usize>) -> &'a [u8] {
-    let bytes = batch.frames.len() / batch.samples.len();
-    &batch.frames[clips.start * bytes..clips.end * bytes]
 }
 
 /// Puts `logit_scale` back into `[0, MAX_LOGIT_SCALE]` where it is learned.
@@ -124,6 +110,10 @@ impl<R: CubeRuntime> Task<R> for ContrastiveTask<R> {
         &self.clip.params
     }
 
+    fn workspace(&self) -> &Workspace<R> {
+        &self.clip.ws
+    }
+
     fn prefetch(&mut self, batch: &ClipBatch) -> Result<(), DeviceError> {
         let first = 0..self.clips_at_once.min(batch.samples.len());
         self.feed.prefetch((number(batch), 0), frames_of(batch, &first))
@@ -133,7 +123,7 @@ impl<R: CubeRuntime> Task<R> for ContrastiveTask<R> {
     /// over the whole batch, and each chunk is then run again with its share of the loss's gradient. The result is that
     /// of the whole batch at once. Source: Gao et al. 2021, arXiv:2101.06983 (GradCache).
     fn gradients(&mut self, batch: &ClipBatch, step: u64) -> Result<Handle, DeviceError> {
-        let chunks = self.chunks(batch.samples.len());
+        let chunks = chunks(batch.samples.len(), self.clips_at_once);
         let tokens = self.tokenizer.encode_batch(&batch.captions, self.clip.shape.context);
         let learned = self.clip.shape.learn_temperature;
         if let [whole] = chunks.as_slice() {

@@ -1,21 +1,32 @@
 //! One object per training objective: it owns the model, the loss, how a batch is used, and its evaluation. The training
 //! loop, checkpoints, meters and the optimizer know none of them.
 
+pub mod classify;
 pub mod contrastive;
 mod feed;
+pub mod masked;
 
 use crate::data::loader::ClipBatch;
 use crate::device::DeviceError;
 use crate::eval::{EvalError, Evaluation};
 use crate::model::params::ParamStore;
+use crate::ops::workspace::Workspace;
 use avion_kernels::Handle;
 use burn_cubecl::CubeRuntime;
+pub use classify::ClassifyTask;
 pub use contrastive::ContrastiveTask;
+pub use masked::MaskedTask;
 
 /// What the training loop asks of an objective.
 pub trait Task<R: CubeRuntime> {
     /// The parameters, their gradients, and the device they are on.
     fn params(&self) -> &ParamStore<R>;
+
+    /// The memory that activations live in.
+    fn workspace(&self) -> &Workspace<R>;
+
+    /// Changes a batch before it is used: what is done to all its clips together.
+    fn prepare(&self, _: &mut ClipBatch) {}
 
     /// Starts to bring a batch's frames to the device while the device is busy with the batch before.
     ///
@@ -23,12 +34,17 @@ pub trait Task<R: CubeRuntime> {
     /// What the device reports.
     fn prefetch(&mut self, batch: &ClipBatch) -> Result<(), DeviceError>;
 
-    /// Adds the gradients of `batch`'s loss to the parameters' gradients. Returns loss and accuracy, `[2]`, f32, still on
-    /// the device. `step` keys whatever is random.
+    /// Adds the gradients of `batch`'s loss, over [`gradient_factor`](Self::gradient_factor), to the parameters'
+    /// gradients. Returns loss and accuracy (or what measures success beside the loss), `[2]`, f32, still on the device. `step` keys whatever is random.
     ///
     /// # Errors
     /// What the device reports.
     fn gradients(&mut self, batch: &ClipBatch, step: u64) -> Result<Handle, DeviceError>;
+
+    /// What the sum of the gradients is to be multiplied by.
+    fn gradient_factor(&self) -> f32 {
+        1.0
+    }
 
     /// Puts parameters back into their range after an update.
     fn constrain(&self);

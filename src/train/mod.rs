@@ -16,18 +16,23 @@ pub use signals::StopSignal;
 
 use crate::checkpoint::{CheckpointStore, TrainState};
 use crate::config::Resolved;
+use crate::config::recipe::{SourceConfig, TaskKind};
+use crate::data::Source;
 use crate::device::DeviceInfo;
 use crate::eval::retrieval::EvalSet;
-use crate::model::{ClipShape, DeviceMemory, MemoryPlan, check_device};
+use crate::eval::{EvalError, SourceSet};
+use crate::model::{DeviceMemory, MemoryPlan, check_device};
 use crate::ops::tensor::float_kind;
-use crate::optim::Optimizer;
+use crate::optim::{Optimizer, OptimizerState};
 use crate::report::{Record, Results};
-use crate::task::{ContrastiveTask, Task};
+use crate::task::{ClassifyTask, ContrastiveTask, MaskedTask, Task};
+use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
 use records::Records;
 use setup::Start;
 use std::path::PathBuf;
-use training_loop::Trainer;
+use std::sync::Arc;
+use training_loop::{Ended, Trainer};
 
 /// How a run ended.
 #[derive(Debug)]
@@ -51,43 +56,88 @@ pub fn run<R: CubeRuntime>(
     let recipe = &resolved.recipe;
     let folder = recipe.output_dir();
     let stop = StopSignal::install()?;
-    let mut store = CheckpointStore::new(&folder, recipe.train.keep_checkpoints)?;
+    let store = CheckpointStore::new(&folder, recipe.train.keep_checkpoints)?;
     let start = Start::find(&store, resolved, &folder, options)?;
     let recipe_toml = recipe.to_toml()?;
     crate::fs::write_atomic(&folder.join("recipe.toml"), |out| out.write_all(recipe_toml.as_bytes()))?;
 
     let sources = load_sources(&recipe.data.train)?;
-    let eval_sets = recipe.data.eval.iter().map(EvalSet::load).collect::<Result<Vec<_>, _>>()?;
     let dtype = compute_dtype::<R>(recipe.train.precision, device)?;
-    let (values, optimizer_state, state) = match start.resumed {
+    let kind = float_kind(dtype).ok_or_else(|| TrainError::Precision { device: info.name.clone() })?;
+    let (values, optimizer, state) = match start.resumed {
         Some(resumed) => (resumed.values, Some(resumed.optimizer), Some(resumed.state)),
         None => (initial_values(recipe)?, None, None),
     };
-    if options.fresh {
-        // Only now: everything the new run needs has been found.
-        store.clear()?;
-    }
-    let kind = float_kind(dtype).ok_or_else(|| TrainError::Precision { device: info.name.clone() })?;
-    check_device::<R>(&ClipShape::of(recipe), kind, device)?;
+    check_device::<R>(recipe, kind, device)?;
     let on_device = DeviceMemory { free: info.memory_free, cuda: info.backend == "cuda" };
     let memory = MemoryPlan::of(recipe, kind, on_device)?;
-    let client = R::client(device);
-    let mut task = ContrastiveTask::<R>::new(recipe, &values, dtype, device, eval_sets, Some(memory.step.clone()));
-    drop(values);
-    let updates = state.as_ref().map_or(0, |state: &TrainState| state.updates());
-    let optimizer = Optimizer::new(&recipe.optim, task.params(), optimizer_state, updates);
-    let mut records = Records::open(&folder, recipe, state.as_ref())?;
-    let mut trainer = Trainer::new(&mut task, &client, optimizer, recipe, &recipe_toml, memory, sources, state)?;
-    records.announce(&trainer.announcement(info, dtype));
-    let ended = trainer.run(&mut store, &mut records, &stop)?;
-    match ended {
-        training_loop::Ended::Interrupted { checkpoint } => Ok(Outcome::Interrupted { checkpoint }),
-        training_loop::Ended::Finished { evaluations } => {
-            let history: Vec<Record> = records.history()?;
-            let facts =
-                summary::Facts { resolved, info, dtype, running_s: trainer.running_s(), bad: trainer.bad_samples() };
-            let (report, results) = summary::write(&folder, &facts, history, &evaluations)?;
-            Ok(Outcome::Finished { report, results })
+    let plan = Some(memory.step.clone());
+    let run = Run { resolved, info, folder, recipe_toml, sources, dtype, memory, optimizer, state };
+    match recipe.task {
+        TaskKind::Contrastive => {
+            let sets = eval_sets(&recipe.data.eval, EvalSet::load)?;
+            run.with(ContrastiveTask::<R>::new(recipe, &values, dtype, device, sets, plan), store, &stop, options)
+        }
+        TaskKind::Masked => {
+            let sets = eval_sets(&recipe.data.eval, SourceSet::load)?;
+            run.with(MaskedTask::<R>::new(recipe, &values, dtype, device, sets, plan)?, store, &stop, options)
+        }
+        TaskKind::Classify => {
+            let sets = eval_sets(&recipe.data.eval, SourceSet::load)?;
+            run.with(ClassifyTask::<R>::new(recipe, &values, dtype, device, sets, plan), store, &stop, options)
+        }
+    }
+}
+
+fn eval_sets<S>(
+    configs: &[SourceConfig],
+    load: impl Fn(&SourceConfig) -> Result<S, EvalError>,
+) -> Result<Vec<S>, TrainError> {
+    Ok(configs.iter().map(load).collect::<Result<_, _>>()?)
+}
+
+/// What a run needs besides its task.
+struct Run<'a> {
+    resolved: &'a Resolved,
+    info: &'a DeviceInfo,
+    folder: PathBuf,
+    recipe_toml: String,
+    sources: Arc<[Source]>,
+    dtype: DType,
+    memory: MemoryPlan,
+    optimizer: Option<OptimizerState>,
+    state: Option<TrainState>,
+}
+
+impl Run<'_> {
+    fn with<R: CubeRuntime, K: Task<R>>(
+        self,
+        mut task: K,
+        mut store: CheckpointStore,
+        stop: &StopSignal,
+        options: &RunOptions,
+    ) -> Result<Outcome, TrainError> {
+        let Run { resolved, info, folder, recipe_toml, sources, dtype, memory, optimizer, state } = self;
+        let recipe = &resolved.recipe;
+        if options.fresh {
+            // Only now: everything the new run needs has been found.
+            store.clear()?;
+        }
+        let client = task.params().client.clone();
+        let updates = state.as_ref().map_or(0, |state: &TrainState| state.updates());
+        let optimizer = Optimizer::new(&recipe.optim, task.params(), optimizer, updates);
+        let mut records = Records::open(&folder, recipe, state.as_ref())?;
+        let mut trainer = Trainer::new(&mut task, &client, optimizer, recipe, &recipe_toml, memory, sources, state)?;
+        records.announce(&trainer.announcement(info, dtype));
+        match trainer.run(&mut store, &mut records, stop)? {
+            Ended::Interrupted { checkpoint } => Ok(Outcome::Interrupted { checkpoint }),
+            Ended::Finished { evaluations } => {
+                let history: Vec<Record> = records.history()?;
+                let (running_s, bad) = (trainer.running_s(), trainer.bad_samples());
+                let facts = summary::Facts { resolved, info, dtype, running_s, bad };
+                let (report, results) = summary::write(&folder, &facts, history, &evaluations)?;
+                Ok(Outcome::Finished { report, results })
+            }
         }
     }
 }

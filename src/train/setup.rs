@@ -5,11 +5,11 @@ use crate::checkpoint::{
     self, CheckpointError, CheckpointStore, LoadOptions, LoadReport, Pick, Tensors, TrainState, load_into, read_weights,
 };
 use crate::config::recipe::{CaptionChoice, Precision, Recipe, SourceConfig};
-use crate::config::{Resolved, differences};
+use crate::config::{Geometry, Resolved, differences};
 use crate::data::loader::LoaderConfig;
 use crate::data::{Source, annotations};
 use crate::model::params::ParamSpec;
-use crate::model::{ClipShape, init};
+use crate::model::{init, specs};
 use crate::optim::OptimizerState;
 use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
@@ -95,7 +95,7 @@ impl Start {
         tracing::info!("resuming from {}", path.display());
         let saved = checkpoint::read(&path)?;
         check_recipe(&path, &saved.recipe, resolved, options)?;
-        let specs = init::specs(&ClipShape::of(&resolved.recipe));
+        let specs = specs(&resolved.recipe)?;
         let values = in_order(&path, &specs, "", &saved.weights)?;
         let parts = resolved.recipe.optim.state_names().iter();
         let optimizer: Result<OptimizerState, TrainError> =
@@ -151,7 +151,7 @@ fn in_order(path: &Path, specs: &[ParamSpec], prefix: &str, tensors: &Tensors) -
 /// A weight file that cannot be read or does not fit; every tensor concerned is named.
 pub fn initial_values(recipe: &Recipe) -> Result<Vec<Vec<f32>>, TrainError> {
     let Some(path) = &recipe.model.init else {
-        return Ok(init::values(&init::specs(&ClipShape::of(recipe)), recipe.seed));
+        return Ok(init::values(&specs(recipe)?, recipe.seed));
     };
     let (values, report) =
         weight_file_values(recipe, path, LoadOptions { projections: recipe.model.init_projections })?;
@@ -168,7 +168,7 @@ pub fn weight_file_values(
     path: &Path,
     options: LoadOptions,
 ) -> Result<(Vec<Vec<f32>>, LoadReport), TrainError> {
-    let specs = init::specs(&ClipShape::of(recipe));
+    let specs = specs(recipe)?;
     let expected: Vec<_> = specs.iter().map(|spec| (spec.name.clone(), spec.shape.clone())).collect();
     let (tensors, report) = load_into(&expected, read_weights(path)?, options)?;
     let mut values = init::values(&specs, recipe.seed);
@@ -194,23 +194,14 @@ pub fn load_sources(configs: &[SourceConfig]) -> Result<Arc<[Source]>, TrainErro
 
 /// The training loader's settings.
 pub fn loader_config(recipe: &Recipe) -> LoaderConfig {
-    let shape = ClipShape::of(recipe);
     let captions: Vec<CaptionChoice> = recipe.data.train.iter().map(|source| source.captions).collect();
-    LoaderConfig {
-        seed: recipe.seed,
-        epochs: recipe.train.epochs as u64,
+    let config = LoaderConfig {
         batch_size: recipe.train.batch_size,
-        frames: recipe.model.frames,
-        size_px: shape.image_px as u32,
-        crop_scale: recipe.data.crop_scale,
-        crop_ratio: recipe.data.crop_ratio,
-        flip: recipe.data.flip,
+        size_px: Geometry::of(recipe.model.size).image_px as u32,
         captions,
-        workers: recipe.data.workers,
-        prefetch: recipe.data.prefetch,
-        max_bad_share: recipe.data.max_bad_share,
         ..LoaderConfig::default()
-    }
+    };
+    config.with_recipe(recipe)
 }
 
 /// The type activations are computed in: bf16 where the device multiplies it with tensor cores, else f32.

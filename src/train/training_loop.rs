@@ -247,7 +247,8 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
         let Some(batch) = self.loader.next() else {
             return Err(TrainError::EndedEarly { step: number, last_step: self.last_step });
         };
-        let batch = batch?;
+        let mut batch = batch?;
+        self.task.prepare(&mut batch);
         self.task.prefetch(&batch)?;
         Ok(Some(batch))
     }
@@ -257,7 +258,7 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
         let lr = self.schedule.lr(number);
         let result = self.task.gradients(batch, number)?;
         let params = self.task.params();
-        self.optimizer.step(params, lr)?;
+        self.optimizer.step(params, lr, self.task.gradient_factor())?;
         self.task.constrain();
         let mut handles = vec![result, self.optimizer.stats_handle()];
         handles.extend(self.task.logit_scale());
@@ -364,10 +365,10 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
 
     /// Whether this is the best score of the first evaluation set so far.
     fn note_best(&mut self, evaluations: &[Evaluation]) -> bool {
-        let Some((first, value)) = evaluations.first().and_then(|e| Some((e, *e.scores.get("map_avg")?))) else {
+        let Some((first, (score, value))) = evaluations.first().and_then(|e| Some((e, e.headline()?))) else {
             return false;
         };
-        let name = format!("{}/map_avg", first.set);
+        let name = format!("{}/{score}", first.set);
         let better = self.state.best.as_ref().is_none_or(|best| best.name != name || value > best.value);
         if better {
             self.state.best = Some(BestMetric { name, value, step: self.state.step });

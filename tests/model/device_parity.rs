@@ -210,7 +210,7 @@ fn train<R: CubeRuntime>(device: &R::Device, folder: &Path) {
         for (feature, gradient) in [(text, out.d_text), (video, out.d_video)] {
             (feature * Tensor::<Ad<R>, 2>::from_inner(gradient)).sum().backward();
         }
-        optimizer.step(&clip.params, lr).unwrap();
+        optimizer.step(&clip.params, lr, 1.0).unwrap();
         clamp_temperature(&clip);
         let result: Vec<f32> = bytemuck::pod_collect_to_vec(&clip.params.client.read_one(out.result).unwrap());
         assert!(result[0].is_finite(), "the loss of step {step} is {}", result[0]);

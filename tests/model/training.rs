@@ -61,7 +61,7 @@ fn adamw_case(variant: &str, clip_norm: f64, learn_temperature: bool, steps: &[u
         let out = contrastive(&clip.ws, features.0, features.1, &clip.logit_scale, learn_temperature);
         let lift = |g: T<R, 2>| Tensor::<Ad<R>, 2>::from_inner(g);
         ((video * lift(out.d_video)).sum() + (text * lift(out.d_text)).sum()).backward();
-        optimizer.step(&clip.params, 3e-3).unwrap();
+        optimizer.step(&clip.params, 3e-3, 1.0).unwrap();
         let stats = optimizer.stats(&clip.params).unwrap();
         let result: Vec<f32> = bytemuck::pod_collect_to_vec(&clip.params.client.read_one(out.result).unwrap());
         assert_close("loss", &result[..1], &losses[step - 1..step], 1e-4);

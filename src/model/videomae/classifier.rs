@@ -8,7 +8,7 @@ use crate::model::plan::StepPlan;
 use crate::model::stack::{DropKey, Extent, StackKept, norm};
 use crate::ops::block::DropPath;
 use crate::ops::linear;
-use crate::ops::norm::{Norm, Stats};
+use crate::ops::norm::Norm;
 use crate::ops::tensor::{T, cast, contiguous, float_kind, from_handle};
 use crate::ops::tubelet_embed::{Tubelets, checked};
 use crate::ops::workspace::{Matrix, Workspace};
@@ -160,8 +160,7 @@ impl<R: CubeRuntime> Classifier<R> {
     /// `x *= factors`, element by element.
     fn scale(&self, x: &Matrix, factors: &Handle) {
         let ws = &self.ws;
-        let factors: T<R, 2> =
-            from_handle(&ws.client, &ws.device, factors.clone(), [x.rows, x.columns], DType::F32);
+        let factors: T<R, 2> = from_handle(&ws.client, &ws.device, factors.clone(), [x.rows, x.columns], DType::F32);
         let scaled = contiguous(cast(ws.tensor(x), DType::F32) * factors);
         flat::cast(&ws.client, &scaled.handle, x.handle(), x.kind, x.len());
     }

@@ -161,11 +161,7 @@ impl ClassifierShape {
             causal: false,
             norm_before: false,
             drop_path: self.drop_path.iter().any(|rate| *rate > 0.0),
-            ending: Ending::AllTokens {
-                kept: 0,
-                beside: small,
-                operations: (2 * clips * width * self.classes) as u64,
-            },
+            ending: Ending::AllTokens { kept: 0, beside: small, operations: (2 * clips * width * self.classes) as u64 },
             name: "encoder",
         }
     }

@@ -1,0 +1,36 @@
+//! Evaluation sets that need nothing beside their clips.
+
+use super::EvalError;
+use crate::config::recipe::{Recipe, SourceConfig};
+use crate::data::loader::LoaderConfig;
+use crate::data::{Source, annotations};
+use std::sync::Arc;
+
+/// Clips, with labels where the task needs them.
+pub struct SourceSet {
+    pub name: String,
+    pub sources: Arc<[Source]>,
+}
+
+impl SourceSet {
+    /// Reads the annotations.
+    ///
+    /// # Errors
+    /// What is wrong with them, by file and record.
+    pub fn load(config: &SourceConfig) -> Result<Self, EvalError> {
+        Ok(SourceSet { name: config.label(), sources: Arc::from([annotations::load(config)?]) })
+    }
+
+    /// The class of every clip, in order; 0 for clips without one, which the recipe's validation leaves to tasks that ask
+    /// for none.
+    pub fn labels(&self) -> Vec<u32> {
+        self.sources.iter().flat_map(|source| &source.clips).map(|clip| clip.label.unwrap_or(0)).collect()
+    }
+
+    /// How a recipe's evaluation reads them.
+    pub fn loader_config(&self, recipe: &Recipe, image_px: usize) -> LoaderConfig {
+        let config =
+            LoaderConfig { batch_size: recipe.eval.batch_size, size_px: image_px as u32, ..LoaderConfig::default() };
+        config.with_recipe(recipe)
+    }
+}

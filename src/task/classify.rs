@@ -1,0 +1,118 @@
+//! Training a classifier of clips: fine-tuning VideoMAE's encoder, or its head alone.
+
+use super::Task;
+use super::feed::{Feed, chunks, frames_of, mean_of, number};
+use crate::config::recipe::Recipe;
+use crate::data::augment::MixPlan;
+use crate::data::loader::ClipBatch;
+use crate::device::DeviceError;
+use crate::eval::classification::ViewScorer;
+use crate::eval::{EvalError, Evaluation, SourceSet};
+use crate::model::params::ParamStore;
+use crate::model::plan::StepPlan;
+use crate::model::stack::DropKey;
+use crate::model::videomae::{Classifier, ClassifierShape};
+use crate::ops::workspace::Workspace;
+use avion_kernels::Handle;
+use avion_kernels::cuda::upload::Uploader;
+use burn::tensor::DType;
+use burn_cubecl::CubeRuntime;
+use std::sync::Arc;
+
+/// The model with what it needs to learn from batches and to be scored.
+pub struct ClassifyTask<R: CubeRuntime> {
+    pub model: Classifier<R>,
+    plan: Option<Arc<StepPlan>>,
+    feed: Feed<R>,
+    clips_at_once: usize,
+    seed: u64,
+    eval_sets: Vec<SourceSet>,
+    recipe: Recipe,
+}
+
+impl<R: CubeRuntime> ClassifyTask<R> {
+    /// As [`super::ContrastiveTask::new`].
+    pub fn new(
+        recipe: &Recipe,
+        values: &[Vec<f32>],
+        compute_dtype: DType,
+        device: &R::Device,
+        eval_sets: Vec<SourceSet>,
+        plan: Option<Arc<StepPlan>>,
+    ) -> Self {
+        let model = Classifier::new(ClassifierShape::of(recipe), values, compute_dtype, device);
+        if let Some(plan) = &plan {
+            model.ws.arena.reserve(plan.peak);
+        }
+        let clips_at_once = recipe.train.clips_at_once();
+        let uploader = Uploader::new(&model.params.client, device);
+        ClassifyTask {
+            feed: Feed::new(uploader, model.shape.grid.padded_bytes(clips_at_once)),
+            plan,
+            clips_at_once,
+            seed: recipe.seed,
+            eval_sets,
+            recipe: recipe.clone(),
+            model,
+        }
+    }
+
+    /// How a batch is mixed; the same each time it is asked for.
+    fn mix(&self, batch: &ClipBatch) -> MixPlan {
+        MixPlan::draw(&self.recipe.augment, self.seed, batch.position, self.model.shape.grid.image_px)
+    }
+}
+
+impl<R: CubeRuntime> Task<R> for ClassifyTask<R> {
+    fn params(&self) -> &ParamStore<R> {
+        &self.model.params
+    }
+
+    fn workspace(&self) -> &Workspace<R> {
+        &self.model.ws
+    }
+
+    fn prepare(&self, batch: &mut ClipBatch) {
+        let clips = batch.samples.len();
+        self.mix(batch).apply(&mut batch.frames, clips, self.model.shape.grid.image_px);
+    }
+
+    fn prefetch(&mut self, batch: &ClipBatch) -> Result<(), DeviceError> {
+        let first = 0..self.clips_at_once.min(batch.samples.len());
+        self.feed.prefetch((number(batch), 0), frames_of(batch, &first))
+    }
+
+    fn gradients(&mut self, batch: &ClipBatch, step: u64) -> Result<Handle, DeviceError> {
+        let classes = self.model.shape.classes;
+        let targets = self.mix(batch).targets(&batch.labels, classes);
+        let Some(plan) = self.plan.clone() else { unreachable!("a task that trains has a plan") };
+        let parts = chunks(batch.samples.len(), self.clips_at_once);
+        let mut results = Vec::new();
+        for chunk in &parts {
+            let filled = self.feed.take((number(batch), chunk.start), frames_of(batch, chunk))?;
+            let key = DropKey { seed: self.seed, step, first: chunk.start as u64 };
+            let targets = &targets[chunk.start * classes..chunk.end * classes];
+            results.push(self.model.gradients(filled.handle().clone(), targets, &plan, key));
+            self.feed.give_back(filled);
+            if let Some(next) = parts.iter().find(|next| next.start == chunk.end) {
+                self.feed.prefetch((number(batch), next.start), frames_of(batch, next))?;
+            }
+        }
+        Ok(mean_of(&self.model.ws, results))
+    }
+
+    fn gradient_factor(&self) -> f32 {
+        1.0 / self.recipe.train.batch_size.div_ceil(self.clips_at_once) as f32
+    }
+
+    fn constrain(&self) {}
+
+    fn logit_scale(&self) -> Option<Handle> {
+        None
+    }
+
+    fn evaluate(&self, stop: &dyn Fn() -> bool) -> Result<Option<Vec<Evaluation>>, EvalError> {
+        let scorer = ViewScorer { model: &self.model, recipe: &self.recipe, stop };
+        self.eval_sets.iter().map(|set| scorer.evaluate(set)).collect()
+    }
+}
