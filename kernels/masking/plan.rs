@@ -230,7 +230,9 @@ mod tests {
         assert!(error(MaskKind::RunningCell, [8, 7, 14], 0.5).contains("7 x 14"));
         let tube = MaskShape::of_ratio(MaskKind::Tube, [2, 2, 2], 0.5).unwrap();
         assert!(tube.decoding(1.5).is_err());
-        assert!(on_host(&MaskShape { masked: 3, ..tube }, [0, 0]).unwrap_err().to_string().contains("2 slots"));
+        assert!(
+            on_host(&MaskShape { masked: 3, decoded: 3, ..tube }, [0, 0]).unwrap_err().to_string().contains("2 slots")
+        );
         assert!(on_host(&MaskShape { decoded: 5, ..tube }, [0, 0]).unwrap_err().to_string().contains("the 4 masked"));
     }
 
