@@ -306,7 +306,7 @@ fn passes<R: CubeRuntime>(
     let (a, b) = (hidden.handle(), other.handle());
     let activate = time(&ws.client, || activation::forward(&ws.client, ws.kind, gelu, a, b, hidden.len()))?;
     let slope = time(&ws.client, || {
-        activation::backward(&ws.client, ws.kind, gelu, count, 4 * width, a, b, Some(p(2)));
+        activation::backward(&ws.client, ws.kind, gelu, count, 4 * width, a, b, Some(p(2)), true);
     })?;
     let d_qkv = filled(ws, count, 3 * width);
     let sums = time(&ws.client, || {
