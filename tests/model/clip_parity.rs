@@ -30,6 +30,7 @@ fn shape(frames: usize, activation: Activation) -> ClipShape {
         temperature: 0.07,
         learn_temperature: true,
         drop_path: vec![0.0; 2],
+        patch_dropout: 0.0,
     }
 }
 
