@@ -9,3 +9,5 @@ mod clip_parity;
 mod device_parity;
 mod patch_dropout;
 mod training;
+mod videomae_parity;
+mod videomae_training;
