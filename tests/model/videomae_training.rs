@@ -174,7 +174,7 @@ fn the_loss_of_pretraining_falls_and_its_encoder_is_fine_tuned() {
     // Another width is refused by name.
     let larger = classify(&set, &folder.path().join("larger"), &[&init, "model.size=vit-s16"]);
     let error = train::initial_values(&larger.recipe).unwrap_err().to_string();
-    for part in ["encoder.patch_embed.proj.weight: expected [384, 1536], found [64, 1536]", "encoder.blocks.11."] {
+    for part in ["encoder.patch_embed.proj.weight: expected [384, 1536], found [64, 1536]", "and 134 more"] {
         assert!(error.contains(part), "{error}");
     }
 }
