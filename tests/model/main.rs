@@ -5,6 +5,7 @@
 mod common;
 
 mod clip_parity;
+mod device;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 mod device_parity;
 mod patch_dropout;

@@ -1,7 +1,7 @@
 //! VideoMAE, its loss and its gradients against Hugging Face in f64 (`tests/fixtures/videomae`), and against slopes.
-#![cfg(feature = "wgpu")]
 
 use crate::common::assert_close;
+use crate::device::{R, device};
 use avion::checkpoint::{LoadOptions, Tensors, load_into, read_safetensors, read_weights};
 use avion::config::recipe::{Activation, Normalization};
 use avion::model::params::{ParamSpec, ParamStore};
@@ -14,7 +14,6 @@ use avion::ops::tubelet_embed::{MaskKind, MaskShape, TubeletGrid};
 use avion::ops::workspace::{Matrix, Workspace};
 use avion_kernels::Handle;
 use burn::tensor::DType;
-use cubecl::wgpu::{WgpuDevice, WgpuRuntime as R};
 use std::path::{Path, PathBuf};
 
 const CLIPS: usize = 3;
@@ -80,11 +79,11 @@ fn weights(specs: &[ParamSpec]) -> Vec<Vec<f32>> {
 }
 
 fn mae(values: &[Vec<f32>]) -> VideoMae<R> {
-    VideoMae::new(mae_shape(), values, DType::F32, &WgpuDevice::default())
+    VideoMae::new(mae_shape(), values, DType::F32, &device())
 }
 
 fn classifier(shape: ClassifierShape, values: &[Vec<f32>]) -> Classifier<R> {
-    Classifier::new(shape, values, DType::F32, &WgpuDevice::default())
+    Classifier::new(shape, values, DType::F32, &device())
 }
 
 /// The fixture's clips under its masks.
@@ -214,7 +213,7 @@ fn a_drop_path_that_drops_nothing_changes_no_gradient() {
     check_gradients(&model.params, &expected);
     let mut shape = mae_shape();
     shape.drop_path = vec![1e-9; 2];
-    let model = VideoMae::<R>::new(shape, &weights(&specs(&mae_shape())), DType::F32, &WgpuDevice::default());
+    let model = VideoMae::<R>::new(shape, &weights(&specs(&mae_shape())), DType::F32, &device());
     let plan = StepPlan::uniform(&model.shape.tower_sizes(CLIPS, 4), Keep::ALL);
     model.gradients(&masked(&model, &frames), &plan, Some(KEY));
     check_gradients(&model.params, &frames);
@@ -238,8 +237,7 @@ fn features_of_one_token_are_its_norm() {
             name => of(&name.replace("fc_norm", "encoder.norm")),
         })
         .collect();
-    let (model, reference) =
-        (VideoMae::<R>::new(mae, &values, DType::F32, &WgpuDevice::default()), classifier(shape, &head));
+    let (model, reference) = (VideoMae::<R>::new(mae, &values, DType::F32, &device()), classifier(shape, &head));
     let frames = Numbers::open("pretraining");
     let clips = 5;
     let pixels = model.ws.upload_bytes(&frames.u8("frames")[..grid.padded_bytes(clips)]);
