@@ -72,7 +72,7 @@ fn forward_body<F: Float, N: Size>(
     }
 }
 
-/// `hidden` becomes the activated value, `gradient` the gradient of what `hidden` was; `partials`: `[partial rows,
+/// `hidden` becomes the activated value if asked for, `gradient` the gradient of what `hidden` was; `partials`: `[partial rows,
 /// columns]`, sums of that gradient. See [`crate::walk`].
 #[cube]
 fn backward_body<F: Float, N: Size>(
@@ -83,6 +83,7 @@ fn backward_body<F: Float, N: Size>(
     vectors: u32,
     rows_per_chunk: u32,
     #[comptime] activation: Activation,
+    #[comptime] write_activated: bool,
     #[comptime] unroll: u32,
 ) {
     let column = CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X;
@@ -113,7 +114,9 @@ fn backward_body<F: Float, N: Size>(
                         values[lane] = value * s;
                         slopes[lane] *= derivative;
                     }
-                    hidden[at] = Vector::cast_from(values);
+                    if comptime!(write_activated) {
+                        hidden[at] = Vector::cast_from(values);
+                    }
                     gradient[at] = Vector::cast_from(slopes);
                     sum += slopes;
                 }
@@ -154,10 +157,11 @@ macro_rules! kernels {
             vectors: u32,
             rows_per_chunk: u32,
             #[comptime] activation: Activation,
+            #[comptime] write_activated: bool,
             #[comptime] unroll: u32,
         ) {
             backward_body::<F, N>(
-                hidden, gradient, partials, rows, vectors, rows_per_chunk, activation, unroll,
+                hidden, gradient, partials, rows, vectors, rows_per_chunk, activation, write_activated, unroll,
             );
         }
     };
@@ -214,10 +218,11 @@ pub fn forward<R: Runtime>(
     });
 }
 
-/// Gradient of the activation, and the activated values again.
+/// Gradient of the activation, and, with `write_activated`, the activated values again.
 ///
 /// # Shapes
-/// - `hidden`: `[rows, columns]` of `kind`, fewer than 2^32 elements. In: what was activated. Out: `activation(hidden)`
+/// - `hidden`: `[rows, columns]` of `kind`, fewer than 2^32 elements. In: what was activated. Out, with `write_activated`:
+///   `activation(hidden)`
 /// - `gradient`: like `hidden`. In: gradient of the activated values. Out: gradient of `hidden`
 /// - `d_bias`: `[columns]`, f32, increased by the column sums of the gradient of `hidden`
 pub fn backward<R: Runtime>(
@@ -229,6 +234,7 @@ pub fn backward<R: Runtime>(
     hidden: &Handle,
     gradient: &Handle,
     d_bias: Option<&Handle>,
+    write_activated: bool,
 ) {
     let n = vector_width(client, kind, columns);
     let walk = Walk::new(client, rows, columns / n, GRAIN);
@@ -244,7 +250,21 @@ pub fn backward<R: Runtime>(
         let (rows, vectors, step) = (rows as u32, walk.vectors as u32, walk.rows_per_chunk);
         launch!(
             fast(client), backward_fast, backward_kernel, F,
-            (client, walk.count(), walk.dim(), n, hidden, gradient, sums.into(), rows, vectors, step, activation, GRAIN.unroll)
+            (
+                client,
+                walk.count(),
+                walk.dim(),
+                n,
+                hidden,
+                gradient,
+                sums.into(),
+                rows,
+                vectors,
+                step,
+                activation,
+                write_activated,
+                GRAIN.unroll,
+            )
         )
     });
     if let Some(partials) = &partials {

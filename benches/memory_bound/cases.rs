@@ -195,7 +195,7 @@ fn time_activations(timer: &Timer) {
         });
         for (name, d_bias) in [("with sums", Some(&d_bias)), ("no sums", None)] {
             timer.time(&format!("{activation:?} backward {name}"), 8 * len, || {
-                activation::backward(client, KIND, activation, ROWS, columns, &hidden, &gradient, d_bias)
+                activation::backward(client, KIND, activation, ROWS, columns, &hidden, &gradient, d_bias, true)
             });
         }
     }

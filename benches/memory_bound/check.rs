@@ -138,7 +138,7 @@ impl Check {
             activation::forward(&self.client, kind, activation, &h, &y, rows * width);
             self.compare(&name("forward"), kind, &y, &value, 2e-6 + rounding);
             let d_bias = self.upload(FloatKind::F32, &vec![0.0; width]);
-            activation::backward(&self.client, kind, activation, rows, width, &h, &g, Some(&d_bias));
+            activation::backward(&self.client, kind, activation, rows, width, &h, &g, Some(&d_bias), true);
             self.compare(&name("again"), kind, &h, &value, 2e-6 + rounding);
             self.compare(&name("gradient"), kind, &g, &gradient, 2e-6 + rounding);
             self.compare(&name("d_bias"), FloatKind::F32, &d_bias, &columns(&gradient, width), 2e-5);

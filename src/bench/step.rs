@@ -9,6 +9,7 @@ use crate::data::sampler::Position;
 use crate::device::DeviceError;
 use crate::model::plan::{StepPlan, TowerSizes};
 use crate::model::{MemoryPlan, init, specs, tower_sizes};
+use crate::ops::block::Keep;
 use crate::ops::tensor::float_kind;
 use crate::ops::workspace::Workspace;
 use crate::optim::Optimizer;
@@ -235,8 +236,7 @@ fn parts<R: CubeRuntime>(
         let tower = sizes.name;
         let (count, width) = (sizes.batch * sizes.tokens, sizes.width);
         let blocks = plan.blocks.len() as f64;
-        let missing =
-            |piece: fn(&crate::ops::block::Keep) -> bool| plan.blocks.iter().filter(|k| !piece(k)).count() as f64;
+        let missing = |piece: fn(&Keep) -> bool| plan.blocks.iter().filter(|k| !piece(k)).count() as f64;
         let again = [missing(|k| k.qkv), missing(|k| k.middle), missing(|k| k.hidden), 0.0];
         let layers = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)];
         for ((inputs, outputs), again) in layers.into_iter().zip(again) {
@@ -256,7 +256,7 @@ fn parts<R: CubeRuntime>(
         let [forward, backward] = attention_rows(ws, shape)?;
         rows.push(forward.calls(chunks * (blocks + missing(|k| k.attended))));
         rows.push(backward.calls(chunks * blocks));
-        rows.extend(passes(ws, tower, count, width, chunks, blocks, again)?);
+        rows.extend(passes(ws, tower, count, width, chunks, &plan.blocks, again)?);
     }
     Ok(rows)
 }
@@ -268,11 +268,15 @@ fn passes<R: CubeRuntime>(
     count: usize,
     width: usize,
     chunks: f64,
-    blocks: f64,
+    keep: &[Keep],
     again: [f64; 4],
 ) -> Result<Vec<Row>, DeviceError> {
     let element = ws.kind.size() as f64;
     let unit = count as f64 * width as f64 * element;
+    let blocks = keep.len() as f64;
+    // What was kept need not be written again.
+    let (write_normed, write_activated) = (!keep.iter().all(|k| k.normed), !keep.iter().all(|k| k.activated));
+    let written = |yes: bool, units: f64| if yes { units } else { 0.0 };
     let [x, dy, stream] = [(); 3].map(|()| filled(ws, count, width));
     let (y, stats) = (ws.matrix(count, width), ws.floats(2 * count));
     let parameters: Vec<_> = (0..5).map(|_| ws.floats(4 * width)).collect();
@@ -293,7 +297,7 @@ fn passes<R: CubeRuntime>(
             dy: dy.handle(),
             gradient: stream.handle(),
             fresh: false,
-            write_normed: true,
+            write_normed,
             d_gain: p(2),
             d_bias: p(3),
             d_sum: Some(p(4)),
@@ -306,7 +310,7 @@ fn passes<R: CubeRuntime>(
     let (a, b) = (hidden.handle(), other.handle());
     let activate = time(&ws.client, || activation::forward(&ws.client, ws.kind, gelu, a, b, hidden.len()))?;
     let slope = time(&ws.client, || {
-        activation::backward(&ws.client, ws.kind, gelu, count, 4 * width, a, b, Some(p(2)));
+        activation::backward(&ws.client, ws.kind, gelu, count, 4 * width, a, b, Some(p(2)), write_activated);
     })?;
     let d_qkv = filled(ws, count, 3 * width);
     let sums = time(&ws.client, || {
@@ -317,10 +321,12 @@ fn passes<R: CubeRuntime>(
     Ok(vec![
         Row::new(format!("{tower} LayerNorm, forward"), forward).bytes(2.0 * unit).calls(norms),
         Row::new(format!("{tower} LayerNorm, backward with residual"), backward)
-            .bytes(5.0 * unit)
+            .bytes((4.0 + written(write_normed, 1.0)) * unit)
             .calls(chunks * 2.0 * blocks),
         Row::new(format!("{tower} GELU, forward"), activate).bytes(8.0 * unit).calls(chunks * blocks),
-        Row::new(format!("{tower} GELU, backward with bias"), slope).bytes(16.0 * unit).calls(chunks * blocks),
+        Row::new(format!("{tower} GELU, backward with bias"), slope)
+            .bytes((12.0 + written(write_activated, 4.0)) * unit)
+            .calls(chunks * blocks),
         Row::new(format!("{tower} column sums of qkv"), sums).bytes(3.0 * unit).calls(chunks * blocks),
     ])
 }

@@ -39,6 +39,7 @@ impl Default for ModelConfig {
             learn_temperature: false,
             drop_path: 0.0,
             drop_path_schedule: DropPathSchedule::Constant,
+            patch_dropout: 0.0,
         }
     }
 }

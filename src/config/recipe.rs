@@ -86,6 +86,9 @@ pub struct ModelConfig {
     pub drop_path: f64,
     /// How the drop-path rate depends on depth.
     pub drop_path_schedule: DropPathSchedule,
+    /// Task contrastive: share of a clip's patches that training leaves out, drawn anew each step (PatchDropout, as in
+    /// FLIP, Li et al. 2023, arXiv:2212.00794). Evaluation sees all.
+    pub patch_dropout: f64,
 }
 
 /// A named geometry; its numbers are in [`super::Geometry`].

@@ -145,6 +145,7 @@ impl Judge {
             format!("expected 0.01 to 1 (training keeps logit_scale within [0, ln 100]), found {}", model.temperature),
         );
         self.below_one("model.drop_path", model.drop_path);
+        self.below_one("model.patch_dropout", model.patch_dropout);
         self.need(
             model.init.is_some() || !model.init_projections,
             "model.init_projections",

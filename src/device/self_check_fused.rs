@@ -95,7 +95,7 @@ pub(super) fn check_norm_and_activation<R: Runtime>(
         let [hidden, gradient] = [&x, &dy].map(|x| upload(client, x, kind));
         let (y, d_bias) = (client.empty(len * kind.size()), f32s(&vec![0.0; columns]));
         activation::forward(client, kind, nonlinearity, &hidden, &y, len);
-        activation::backward(client, kind, nonlinearity, rows, columns, &hidden, &gradient, Some(&d_bias));
+        activation::backward(client, kind, nonlinearity, rows, columns, &hidden, &gradient, Some(&d_bias), true);
         let values = x.iter().map(|x| activation::reference(nonlinearity, f64::from(*x)));
         let (expected, slopes): (Vec<f64>, Vec<f64>) = values.unzip();
         let d_hidden: Vec<f64> = slopes.iter().zip(&dy).map(|(s, d)| s * f64::from(*d)).collect();

@@ -21,8 +21,19 @@ impl SourceSet {
         Ok(SourceSet { name: config.label(), sources: Arc::from([annotations::load(config)?]) })
     }
 
-    /// The class of every clip, in order; 0 for clips without one, which the recipe's validation leaves to tasks that ask
-    /// for none.
+    /// Reads the annotations of labelled clips.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and a label that is missing or not below `classes`, by line.
+    pub fn labelled(config: &SourceConfig, classes: usize) -> Result<Self, EvalError> {
+        let set = Self::load(config)?;
+        for source in set.sources.iter() {
+            annotations::check_labels(&config.annotations, source, classes)?;
+        }
+        Ok(set)
+    }
+
+    /// The class of every clip, in order; 0 for clips without one.
     pub fn labels(&self) -> Vec<u32> {
         self.sources.iter().flat_map(|source| &source.clips).map(|clip| clip.label.unwrap_or(0)).collect()
     }

@@ -89,7 +89,7 @@ impl<R: CubeRuntime> Clip<R> {
     pub fn upload_frames(&self, pixels: &[u8], batch: usize) -> Frames {
         let grid = self.grid(batch);
         assert_eq!(pixels.len(), grid.images * grid.image_px * grid.image_px * 3, "bytes of {batch} clips");
-        Frames { pixels: self.ws.upload_bytes(pixels), batch, grid, norm: self.shape.pixels }
+        Frames { pixels: self.ws.upload_bytes(pixels), batch, grid, norm: self.shape.pixels, kept: None }
     }
 
     /// Uploads token ids.

@@ -213,6 +213,8 @@ impl fmt::Display for StepPlan {
                 ("middle", count(|k| k.middle)),
                 ("qkv", count(|k| k.qkv)),
                 ("hidden", count(|k| k.hidden)),
+                ("activated", count(|k| k.activated)),
+                ("norms", count(|k| k.normed)),
             ];
             let words: Vec<String> = pieces.iter().map(|(piece, count)| format!("{piece} {count}/{blocks}")).collect();
             write!(f, "; {name} keeps {}", words.join(", "))?;
@@ -223,8 +225,14 @@ impl fmt::Display for StepPlan {
 
 /// The plan with one more piece kept.
 fn candidates(plan: &StepPlan) -> impl Iterator<Item = Vec<TowerPlan>> + '_ {
-    let pieces: [fn(&mut Keep) -> &mut bool; 4] =
-        [|k| &mut k.attended, |k| &mut k.middle, |k| &mut k.qkv, |k| &mut k.hidden];
+    let pieces: [fn(&mut Keep) -> &mut bool; 6] = [
+        |k| &mut k.attended,
+        |k| &mut k.middle,
+        |k| &mut k.qkv,
+        |k| &mut k.hidden,
+        |k| &mut k.normed,
+        |k| &mut k.activated,
+    ];
     let more = move |tower: usize| {
         let blocks = (0..plan.towers[tower].blocks.len()).flat_map(move |block| {
             pieces.into_iter().filter_map(move |piece| {
@@ -245,8 +253,9 @@ fn recomputed_s(sizes: &TowerSizes, plan: &TowerPlan) -> f64 {
     let width = sizes.width;
     let block = |keep: &Keep| {
         let mut seconds = 0.0;
+        let norm = if keep.normed { 0.0 } else { sizes.passes_s(2) };
         if !keep.qkv {
-            seconds += sizes.product_s(3 * width) + sizes.passes_s(2);
+            seconds += sizes.product_s(3 * width) + norm;
         }
         if !keep.attended {
             seconds += sizes.attention_s();
@@ -255,7 +264,14 @@ fn recomputed_s(sizes: &TowerSizes, plan: &TowerPlan) -> f64 {
             seconds += sizes.product_s(width) + sizes.passes_s(1);
         }
         if !keep.hidden {
-            seconds += sizes.product_s(4 * width) + sizes.passes_s(2);
+            seconds += sizes.product_s(4 * width) + norm;
+        }
+        // Made again while something else is read: written, and not read.
+        if !keep.activated {
+            seconds += sizes.passes_s(4);
+        }
+        if !keep.normed {
+            seconds += sizes.passes_s(2);
         }
         seconds
     };
@@ -309,18 +325,18 @@ fn forward(sizes: &TowerSizes, plan: &TowerPlan, ledger: &mut Ledger) -> TowerKe
         let start = ledger.now;
         ledger.take(2 * stats + u); // normed
         ledger.take(3 * u); // qkv
-        ledger.give(u);
+        ledger.give(when(!keep.normed, u));
         ledger.take(u + lse); // attended
         ledger.give(when(!keep.qkv, 3 * u));
         ledger.take(u); // middle
         ledger.give(when(!keep.attended, u + lse));
         ledger.take(u); // normed
         ledger.take(4 * u); // hidden
-        ledger.give(u);
+        ledger.give(when(!keep.normed, u));
         ledger.take(4 * u); // activated
         ledger.give(when(!keep.hidden, 4 * u));
         ledger.take(u); // output
-        ledger.give(4 * u + when(!keep.middle, u));
+        ledger.give(when(!keep.activated, 4 * u) + when(!keep.middle, u));
         ledger.now - start - u
     });
     let blocks = blocks.collect();
@@ -363,30 +379,33 @@ fn backward(sizes: &TowerSizes, plan: &TowerPlan, kept: TowerKept, ledger: &mut 
 /// The blocks that are computed for every token, and what comes before them.
 fn blocks_backward(sizes: &TowerSizes, plan: &TowerPlan, kept: TowerKept, ledger: &mut Ledger, branch: u64) {
     let (u, stats, lse) = (sizes.unit(), sizes.stats(), sizes.lse());
+    // A product of a norm's output, `columns` units wide, with the norm again where it was not kept.
+    let again = |ledger: &mut Ledger, keep: &Keep, columns: u64| {
+        let norm = when(!keep.normed, stats + u);
+        ledger.take(norm + columns * u);
+        ledger.give(norm);
+    };
     for (keep, left) in plan.blocks.iter().zip(&kept.blocks).rev() {
         if !keep.middle {
             if !keep.attended {
                 if !keep.qkv {
-                    ledger.take(stats + 4 * u);
-                    ledger.give(u + stats);
+                    again(ledger, keep, 3);
                 }
                 ledger.take(u + lse);
             }
             ledger.take(u);
         }
         if !keep.hidden {
-            ledger.take(stats + 5 * u);
-            ledger.give(stats + u);
+            again(ledger, keep, 4);
         }
         ledger.take(branch + 4 * u); // gradient of the hidden layer
-        ledger.give(4 * u + branch); // hidden
+        ledger.give(4 * u + when(keep.activated, 4 * u) + branch); // hidden
         ledger.take(u); // gradient of the norm's output
-        ledger.give(6 * u); // that, the hidden layer's, middle
+        ledger.give(6 * u + when(keep.normed, u)); // that, the hidden layer's, middle
         let have_attended = keep.attended || !keep.middle;
         let have_qkv = keep.qkv || (!keep.middle && !keep.attended);
         if !have_qkv {
-            ledger.take(stats + 4 * u);
-            ledger.give(u + stats);
+            again(ledger, keep, 3);
         }
         if !have_attended {
             ledger.take(u + lse);
@@ -396,10 +415,14 @@ fn blocks_backward(sizes: &TowerSizes, plan: &TowerPlan, kept: TowerKept, ledger
         ledger.take(3 * u + lse); // gradient of qkv
         ledger.give(5 * u + 2 * lse); // qkv, attended with its sums, the gradient of the output
         ledger.take(u); // gradient of the norm's output
-        ledger.give(4 * u);
+        ledger.give(4 * u + when(keep.normed, u));
         // What is left of the kept pieces: the norms' statistics; then the input.
-        let pieces =
-            when(keep.qkv, 3 * u) + when(keep.attended, u + lse) + when(keep.middle, u) + when(keep.hidden, 4 * u);
+        let pieces = when(keep.qkv, 3 * u)
+            + when(keep.attended, u + lse)
+            + when(keep.middle, u)
+            + when(keep.hidden, 4 * u)
+            + when(keep.activated, 4 * u)
+            + when(keep.normed, 2 * u);
         ledger.give(left - pieces + u);
     }
     // The embedding: gradient before the norm, then the patches again.

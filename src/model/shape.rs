@@ -32,6 +32,8 @@ pub struct ClipShape {
     pub learn_temperature: bool,
     /// Drop path's rate per vision block; the text tower has none.
     pub drop_path: Vec<f32>,
+    /// Share of a clip's patches left out in training.
+    pub patch_dropout: f64,
 }
 
 impl ClipShape {
@@ -63,6 +65,7 @@ impl ClipShape {
             temperature: model.temperature,
             learn_temperature: model.learn_temperature,
             drop_path: drop_path_rates(recipe),
+            patch_dropout: model.patch_dropout,
         }
     }
 
@@ -88,9 +91,15 @@ impl ClipShape {
             name: if causal { "text" } else { "video" },
         };
         [
-            sizes(&self.vision, self.tokens(), 3 * self.patch_px * self.patch_px, false),
+            sizes(&self.vision, 1 + self.kept_patches(), 3 * self.patch_px * self.patch_px, false),
             sizes(&self.text, caption, 0, true),
         ]
+    }
+
+    /// Patches of a clip that a training step sees: at least one. Source: AVION `PatchDropout`.
+    pub fn kept_patches(&self) -> usize {
+        let patches = self.frames * self.patches();
+        ((patches as f64 * (1.0 - self.patch_dropout)) as usize).max(1)
     }
 
     /// Vision tokens per clip.

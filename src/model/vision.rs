@@ -5,12 +5,16 @@ use super::plan::TowerPlan;
 use super::shape::ClipShape;
 use super::stack::{DropKey, norm};
 use super::tower::{Samples, Tower, TowerKept};
+use crate::data::rng::{Purpose, keyed};
 use crate::ops::head::{Head, HeadKept};
 use crate::ops::norm::{Norm, Stats};
-use crate::ops::patch_embed::{Frames, PatchEmbedWeights};
+use crate::ops::patch_embed::{Frames, KeptPatches, PatchEmbedWeights};
 use crate::ops::tensor::T;
+use crate::ops::tubelet_embed::{MaskKind, MaskShape, checked};
 use crate::ops::workspace::{Matrix, Workspace};
+use avion_kernels::masking;
 use burn_cubecl::CubeRuntime;
+use rand::RngCore;
 
 /// A ViT over all frames' patches that pools at the class token.
 ///
@@ -21,6 +25,8 @@ pub struct VisionTower<R: CubeRuntime> {
     ln_pre: Norm<R>,
     tower: Tower<R>,
     head: Head<R>,
+    /// Which patches training leaves out, and how many.
+    dropout: Option<MaskShape>,
 }
 
 /// What the forward pass left for the backward pass.
@@ -57,6 +63,12 @@ impl<R: CubeRuntime> VisionTower<R> {
                 norm: norm(params, "visual.ln_post", shape.vision.eps),
                 projection: weight("visual.image_projection"),
             },
+            dropout: (shape.patch_dropout > 0.0).then(|| {
+                let side = shape.image_px / shape.patch_px;
+                let masked = shape.frames * shape.patches() - shape.kept_patches();
+                let (kind, frames) = (MaskKind::Random, shape.frames);
+                MaskShape { kind, frames, rows: side, columns: side, masked, decoded: 0 }
+            }),
         }
     }
 
@@ -68,6 +80,7 @@ impl<R: CubeRuntime> VisionTower<R> {
         plan: Option<&TowerPlan>,
         drop_path: Option<DropKey>,
     ) -> (T<R, 2>, Option<VisionKept<R>>) {
+        let frames = self.drop_patches(frames, drop_path);
         let (ws, batch, tokens) = (&self.ws, frames.batch, frames.tokens());
         let classes: Vec<u32> = (0..batch).map(|clip| (clip * tokens) as u32).collect();
         let samples = Samples { batch, tokens, picks: ws.upload(&classes) };
@@ -79,6 +92,20 @@ impl<R: CubeRuntime> VisionTower<R> {
         let kept =
             kept.zip(tower).map(|((embedded, stats), tower)| VisionKept { frames, embedded, stats, tower, head });
         (feature, kept)
+    }
+
+    /// Leaves out patches of each clip, in training.
+    fn drop_patches(&self, frames: Frames, key: Option<DropKey>) -> Frames {
+        let Some((key, shape)) = key.zip(self.dropout) else { return frames };
+        let words = |clip: u64| {
+            let word = keyed(key.seed, key.step, key.first + clip, Purpose::Mask).next_u64();
+            [word as u32, (word >> 32) as u32]
+        };
+        let keys: Vec<[u32; 2]> = (0..frames.batch as u64).map(words).collect();
+        let (client, counts) = (&self.ws.client, shape.counts(frames.batch));
+        let order = client.empty(counts.rows() * 4);
+        checked(masking::generate(client, &shape, &self.ws.upload(&keys), &order, frames.batch));
+        Frames { kept: Some(KeptPatches { order, counts }), ..frames }
     }
 
     /// Adds the gradients of all parameters, from that of the features, `[batch, embed]`, f32.

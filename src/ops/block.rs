@@ -6,13 +6,13 @@
 //! per-clip factors (Huang et al. 2016, arXiv:1603.09382).
 
 use super::linear;
+use super::mlp::{Mlp, MlpKept};
 use super::norm::{Norm, Stats};
 use super::residual::{Branch, add_branch, branch_gradient};
 use super::workspace::{Matrix, Workspace};
 use crate::config::recipe::Activation;
 use crate::model::params::Weight;
 use avion_kernels::Handle;
-use avion_kernels::activation;
 use avion_kernels::arena::Buffer;
 use avion_kernels::attention::{self, AttentionShape};
 use burn_cubecl::CubeRuntime;
@@ -58,21 +58,26 @@ pub struct Keep {
     pub middle: bool,
     /// The MLP before its activation, `[rows, 4 * width]`.
     pub hidden: bool,
+    /// The MLP after its activation, `[rows, 4 * width]`: the backward pass can make it again beside other work.
+    pub activated: bool,
+    /// What both norms gave, `[rows, width]` each: the same.
+    pub normed: bool,
 }
 
 impl Keep {
-    pub const NOTHING: Keep = Keep { qkv: false, attended: false, middle: false, hidden: false };
-    pub const ALL: Keep = Keep { qkv: true, attended: true, middle: true, hidden: true };
+    pub const NOTHING: Keep =
+        Keep { qkv: false, attended: false, middle: false, hidden: false, activated: false, normed: false };
+    pub const ALL: Keep = Keep { qkv: true, attended: true, middle: true, hidden: true, activated: true, normed: true };
 }
 
 /// What the forward pass left for the backward pass.
 pub struct Kept {
+    normed: Option<Matrix>,
     qkv: Option<Matrix>,
     attended: Option<Attended>,
     middle: Option<Matrix>,
-    hidden: Option<Matrix>,
-    stats_1: Stats,
-    stats_2: Stats,
+    stats: Stats,
+    mlp: MlpKept,
 }
 
 /// The attention's output with the logarithms of its softmax sums, `[batch, heads, tokens]`, f32.
@@ -94,26 +99,15 @@ impl<R: CubeRuntime> Block<'_, R> {
     /// # Shapes
     /// - `x`: `[batch * tokens, width]`; returns the same, and what `keep` names
     pub fn forward(&self, x: &Matrix, keep: Keep) -> (Matrix, Kept) {
-        let (qkv, stats_1) = self.qkv(x);
+        let (normed, stats) = self.weights.ln_1.forward(self.ws, x);
+        let qkv = self.qkv(&normed);
+        let normed = keep.normed.then_some(normed);
         let attended = self.attend(&qkv);
-        let kept_qkv = keep.qkv.then_some(qkv);
+        let qkv = keep.qkv.then_some(qkv);
         let middle = self.middle(x, &attended.output);
-        let kept_attended = keep.attended.then_some(attended);
-        let (hidden, stats_2) = self.hidden(&middle);
-        let activated = self.ws.matrix(hidden.rows, hidden.columns);
-        let (kind, nonlinearity) = (hidden.kind, function(self.spec.activation));
-        activation::forward(&self.ws.client, kind, nonlinearity, hidden.handle(), activated.handle(), hidden.len());
-        let kept_hidden = keep.hidden.then_some(hidden);
-        let y = add_branch(self.ws, &activated, &self.mlp_branch(), &middle);
-        let kept = Kept {
-            qkv: kept_qkv,
-            attended: kept_attended,
-            middle: keep.middle.then_some(middle),
-            hidden: kept_hidden,
-            stats_1,
-            stats_2,
-        };
-        (y, kept)
+        let attended = keep.attended.then_some(attended);
+        let (y, mlp) = self.mlp().forward(&middle, keep);
+        (y, Kept { normed, qkv, attended, middle: keep.middle.then_some(middle), stats, mlp })
     }
 
     /// Gradient of `x` from that of the block's output, which becomes it, in place. Adds every weight's gradient to its
@@ -121,40 +115,21 @@ impl<R: CubeRuntime> Block<'_, R> {
     /// made that adds it. `below` is the like bias of the block before, if any.
     pub fn backward(&self, x: &Matrix, kept: Kept, stream: &Matrix, below: Option<&Weight<R>>) {
         let (ws, w) = (self.ws, self.weights);
-        let Kept { mut qkv, mut attended, middle, hidden, stats_1, stats_2 } = kept;
+        let Kept { normed, mut qkv, mut attended, middle, stats, mlp } = kept;
+        let qkv_again = || match &normed {
+            Some(normed) => self.qkv(normed),
+            None => self.qkv(&w.ln_1.forward(ws, x).0),
+        };
         let middle = middle.unwrap_or_else(|| {
-            let attended = attended.get_or_insert_with(|| self.attend(qkv.get_or_insert_with(|| self.qkv(x).0)));
+            let attended = attended.get_or_insert_with(|| self.attend(qkv.get_or_insert_with(qkv_again)));
             self.middle(x, &attended.output)
         });
         let dropped = self.drop_path.is_some();
-
-        // The MLP.
-        let hidden = hidden.unwrap_or_else(|| self.hidden(&middle).0);
-        let branch = branch_gradient(ws, stream, &self.mlp_branch());
-        let d_hidden = linear::input_gradient(ws, &branch, &w.c_proj);
-        activation::backward(
-            &ws.client,
-            hidden.kind,
-            function(self.spec.activation),
-            hidden.rows,
-            hidden.columns,
-            hidden.handle(),
-            d_hidden.handle(),
-            Some(w.c_fc_bias.gradient_handle()),
-        );
-        linear::weight_gradient(ws, &hidden, &branch, &w.c_proj);
-        if dropped {
-            w.c_proj_bias.accumulate_columns(ws, &branch);
-        }
-        drop((hidden, branch));
-        let d_normed = linear::input_gradient(ws, &d_hidden, &w.c_fc);
-        let out_proj_bias = (!dropped).then_some(&w.out_proj_bias);
-        w.ln_2.backward(ws, &middle, &stats_2, &d_normed, stream, out_proj_bias);
-        linear::weight_gradient(ws, &d_normed, &d_hidden, &w.c_fc);
-        drop((middle, d_hidden, d_normed));
+        self.mlp().backward(&middle, mlp, stream, dropped, (!dropped).then_some(&w.out_proj_bias));
+        drop(middle);
 
         // The attention.
-        let qkv = qkv.unwrap_or_else(|| self.qkv(x).0);
+        let qkv = qkv.unwrap_or_else(qkv_again);
         let Attended { output, lse } = attended.unwrap_or_else(|| self.attend(&qkv));
         let branch = branch_gradient(ws, stream, &self.attention_branch());
         let d_output = linear::input_gradient(ws, &branch, &w.out_proj);
@@ -179,14 +154,12 @@ impl<R: CubeRuntime> Block<'_, R> {
         drop((qkv, output, lse, d_output, delta));
         w.in_proj_bias.accumulate_columns(ws, &d_qkv);
         let d_normed = linear::input_gradient(ws, &d_qkv, &w.in_proj);
-        w.ln_1.backward(ws, x, &stats_1, &d_normed, stream, below);
-        linear::weight_gradient(ws, &d_normed, &d_qkv, &w.in_proj);
+        w.ln_1.backward(ws, x, &stats, &d_normed, stream, normed.is_none(), below);
+        linear::weight_gradient(ws, normed.as_ref().unwrap_or(&d_normed), &d_qkv, &w.in_proj);
     }
 
-    fn qkv(&self, x: &Matrix) -> (Matrix, Stats) {
-        let (normed, stats) = self.weights.ln_1.forward(self.ws, x);
-        let w = self.weights;
-        (linear::forward(self.ws, &normed, &w.in_proj, Some(&w.in_proj_bias), None), stats)
+    fn qkv(&self, normed: &Matrix) -> Matrix {
+        linear::forward(self.ws, normed, &self.weights.in_proj, Some(&self.weights.in_proj_bias), None)
     }
 
     fn attend(&self, qkv: &Matrix) -> Attended {
@@ -202,10 +175,8 @@ impl<R: CubeRuntime> Block<'_, R> {
         add_branch(self.ws, attended, &self.attention_branch(), x)
     }
 
-    fn hidden(&self, middle: &Matrix) -> (Matrix, Stats) {
-        let (normed, stats) = self.weights.ln_2.forward(self.ws, middle);
-        let w = self.weights;
-        (linear::forward(self.ws, &normed, &w.c_fc, Some(&w.c_fc_bias), None), stats)
+    fn mlp(&self) -> Mlp<'_, R> {
+        Mlp { ws: self.ws, weights: self.weights, activation: self.spec.activation, branch: self.mlp_branch() }
     }
 
     fn attention_branch(&self) -> Branch<'_, R> {
@@ -224,14 +195,6 @@ impl<R: CubeRuntime> Block<'_, R> {
             factor: self.drop_path.map(|d| &d.mlp),
             rows_per_clip: self.spec.shape.tokens,
         }
-    }
-}
-
-/// The kernels' name of a nonlinearity.
-pub(super) fn function(activation: Activation) -> activation::Activation {
-    match activation {
-        Activation::Gelu => activation::Activation::Gelu,
-        Activation::QuickGelu => activation::Activation::QuickGelu,
     }
 }
 

@@ -13,6 +13,7 @@ pub mod differentiable;
 pub mod gemm;
 pub mod head;
 pub mod linear;
+pub mod mlp;
 pub mod norm;
 pub mod patch_embed;
 pub mod pooled_block;

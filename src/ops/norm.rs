@@ -34,7 +34,7 @@ impl<R: CubeRuntime> Norm<R> {
     }
 
     /// Backward pass of a norm that feeds a branch of the residual stream: adds the input's gradient to `stream`, the
-    /// stream's gradient so far, in place; turns `dy` into the forward pass's output, in place; and adds the gradients of
+    /// stream's gradient so far, in place; with `again` turns `dy` into the forward pass's output, in place; and adds the gradients of
     /// gain and bias, and of `below`, the bias whose gradient is the column sum of the stream's.
     pub fn backward(
         &self,
@@ -43,12 +43,13 @@ impl<R: CubeRuntime> Norm<R> {
         stats: &Stats,
         dy: &Matrix,
         stream: &Matrix,
+        again: bool,
         below: Option<&Weight<R>>,
     ) {
-        self.run_backward(ws, x, stats, dy, stream, below, false);
+        self.run_backward(ws, x, stats, dy, stream, again, below, false);
     }
 
-    /// As [`backward`](Self::backward) with nothing beside the norm: returns its input's gradient.
+    /// As [`backward`](Self::backward), with `again`, and nothing beside the norm: returns its input's gradient.
     pub fn branch_only(
         &self,
         ws: &Workspace<R>,
@@ -58,7 +59,7 @@ impl<R: CubeRuntime> Norm<R> {
         below: Option<&Weight<R>>,
     ) -> Matrix {
         let dx = ws.matrix_of(x.kind, x.rows, x.columns);
-        self.run_backward(ws, x, stats, dy, &dx, below, true);
+        self.run_backward(ws, x, stats, dy, &dx, true, below, true);
         dx
     }
 
@@ -69,6 +70,7 @@ impl<R: CubeRuntime> Norm<R> {
         stats: &Stats,
         dy: &Matrix,
         stream: &Matrix,
+        again: bool,
         below: Option<&Weight<R>>,
         fresh: bool,
     ) {
@@ -80,7 +82,7 @@ impl<R: CubeRuntime> Norm<R> {
             dy: dy.handle(),
             gradient: stream.handle(),
             fresh,
-            write_normed: true,
+            write_normed: again,
             d_gain: self.weight.gradient_handle(),
             d_bias: self.bias.gradient_handle(),
             d_sum: below.map(Weight::gradient_handle),

@@ -2,8 +2,10 @@
 
 use super::linear;
 use super::tensor::{T, from_handle, primitive};
+use super::tubelet_embed::{TubeletGrid, checked};
 use super::workspace::{Matrix, Workspace};
 use crate::model::params::Weight;
+use avion_kernels::masking::{self, Counts};
 pub use avion_kernels::patch_ingest::{PatchGrid, PixelNorm};
 use avion_kernels::{Handle, column_sum, flat, patch_ingest, residual};
 use burn::tensor::{DType, Tensor};
@@ -31,6 +33,16 @@ pub struct Frames {
     /// How the frames are cut; each clip starts with a row of zeros for its class token.
     pub grid: PatchGrid,
     pub norm: PixelNorm,
+    /// The patches that are used, where some are left out.
+    pub kept: Option<KeptPatches>,
+}
+
+/// Some patches of each clip, ascending.
+#[derive(Clone)]
+pub struct KeptPatches {
+    /// u32 `[batch, visible]`: numbers of patches within the clip, `frame * patches + patch`.
+    pub order: Handle,
+    pub counts: Counts,
 }
 
 impl Frames {
@@ -38,15 +50,27 @@ impl Frames {
         self.grid.frames_per_clip
     }
 
-    /// Tokens of a clip.
+    /// Tokens of a clip that are used, the class token among them.
     pub fn tokens(&self) -> usize {
-        1 + self.frames() * self.grid.patches()
+        1 + self.kept.as_ref().map_or(self.all_patches(), |kept| kept.counts.visible)
+    }
+
+    /// Patches of a clip, left out or not.
+    fn all_patches(&self) -> usize {
+        self.frames() * self.grid.patches()
     }
 
     /// Normalised patches, `[batch * tokens, 3 * patch * patch]`.
     fn patches<R: CubeRuntime>(&self, ws: &Workspace<R>) -> Matrix {
         let out = ws.matrix(self.batch * self.tokens(), self.grid.columns());
         let pixels = self.pixels.clone();
+        if let Some(KeptPatches { order, counts }) = &self.kept {
+            let PatchGrid { image_px, patch_px, frames_per_clip: frames, .. } = self.grid;
+            let (client, grid) = (&ws.client, TubeletGrid { frames, image_px, patch_px, tubelet: 1 });
+            let (order, to) = (Some(order), out.handle());
+            checked(masking::ingest(client, out.kind, &pixels, grid, self.norm, order, *counts, true, to));
+            return out;
+        }
         let launched =
             patch_ingest::patch_ingest(&ws.client, pixels, self.grid, self.norm, out.handle().clone(), out.kind);
         if let Err(error) = launched {
@@ -66,12 +90,15 @@ impl<R: CubeRuntime> PatchEmbedWeights<R> {
     /// Source: AVION `transformer.py`, `VisionTransformer.forward` (with "fast conv1").
     pub fn forward(&self, ws: &Workspace<R>, frames: &Frames) -> Matrix {
         let x = linear::forward(ws, &frames.patches(ws), &self.conv1, None, None);
-        let table = primitive(self.positions(frames));
-        let added =
-            residual::add_table(&ws.client, x.kind, x.handle(), &table.handle, x.rows, frames.tokens(), x.columns);
-        if let Err(error) = added {
-            unreachable!("rows are whole clips: {error}");
-        }
+        let table = primitive(self.positions(frames)).handle;
+        let client = &ws.client;
+        checked(match &frames.kept {
+            Some(KeptPatches { order, counts }) => {
+                let sizes = [frames.all_patches(), x.columns];
+                masking::positions(client, x.kind, x.handle(), &table, order, *counts, true, sizes)
+            }
+            None => residual::add_table(client, x.kind, x.handle(), &table, x.rows, frames.tokens(), x.columns),
+        });
         x
     }
 
@@ -79,12 +106,18 @@ impl<R: CubeRuntime> PatchEmbedWeights<R> {
     /// them.
     pub fn backward(&self, ws: &Workspace<R>, frames: &Frames, dy: &Matrix) {
         linear::weight_gradient(ws, &frames.patches(ws), dy, &self.conv1);
-        let (tokens, width) = (frames.tokens(), dy.columns);
+        let (tokens, width) = (1 + frames.all_patches(), dy.columns);
         // Summed over clips: the gradient of the table, from which those of its parts follow.
         let table = ws.floats(tokens * width);
         flat::clear(&ws.client, table.handle(), tokens * width);
-        let (rows, columns) = (frames.batch, tokens * width);
-        column_sum::column_sum(&ws.client, dy.handle().clone(), dy.kind, rows, columns, table.handle().clone());
+        let (client, rows, columns) = (&ws.client, frames.batch, tokens * width);
+        match &frames.kept {
+            Some(KeptPatches { order, counts }) => {
+                let (from, to, sizes) = (dy.handle(), table.handle(), [tokens - 1, width]);
+                checked(masking::positions_backward(client, dy.kind, from, to, order, *counts, true, sizes));
+            }
+            None => column_sum::column_sum(client, dy.handle().clone(), dy.kind, rows, columns, table.handle().clone()),
+        }
         let d_table: T<R, 2> = from_handle(&ws.client, &ws.device, table.handle().clone(), [tokens, width], DType::F32);
         let (count, patches) = (frames.frames(), frames.grid.patches());
         let d_class = d_table.clone().slice([0..1]);

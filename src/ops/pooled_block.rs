@@ -2,8 +2,9 @@
 //! same function as [`super::block`], computed for that token alone. Keys and values come from every token; the query,
 //! the output projection and the MLP are wanted for one. The result is what the whole block would give for it.
 
-use super::block::{BlockSpec, BlockWeights, DropPath, function};
+use super::block::{BlockSpec, BlockWeights, DropPath, Keep};
 use super::linear;
+use super::mlp::{Mlp, MlpKept};
 use super::norm::Stats;
 use super::residual::{Branch, add_branch, branch_gradient};
 use super::workspace::{Matrix, Workspace};
@@ -11,7 +12,7 @@ use crate::model::params::Weight;
 use avion_kernels::arena::Buffer;
 use avion_kernels::attention::pooled::{self, PooledShape};
 use avion_kernels::row_add::row_add;
-use avion_kernels::{Handle, activation, rows};
+use avion_kernels::{Handle, rows};
 use burn_cubecl::CubeRuntime;
 
 /// The last block on one device, for batches of one shape.
@@ -34,8 +35,7 @@ pub struct PooledKept {
     probabilities: Buffer,
     attended: Matrix,
     middle: Matrix,
-    stats_2: Stats,
-    hidden: Matrix,
+    mlp: MlpKept,
 }
 
 impl<R: CubeRuntime> PooledBlock<'_, R> {
@@ -56,14 +56,9 @@ impl<R: CubeRuntime> PooledBlock<'_, R> {
         pooled::forward(&ws.client, &shape, inputs, attended.handle(), probabilities.handle());
 
         let middle = add_branch(ws, &attended, &self.attention_branch(), &self.gather(x));
-        let (normed_2, stats_2) = w.ln_2.forward(ws, &middle);
-        let hidden = linear::forward(ws, &normed_2, &w.c_fc, Some(&w.c_fc_bias), None);
-        let activated = ws.matrix(hidden.rows, hidden.columns);
-        let (kind, nonlinearity) = (hidden.kind, function(self.spec.activation));
-        activation::forward(&ws.client, kind, nonlinearity, hidden.handle(), activated.handle(), hidden.len());
-        let y = add_branch(ws, &activated, &self.mlp_branch(), &middle);
+        let (y, mlp) = self.mlp().forward(&middle, Keep::ALL);
         let kv = keep_kv.then_some(kv);
-        (y, PooledKept { kv, stats_1, normed, q, probabilities, attended, middle, stats_2, hidden })
+        (y, PooledKept { kv, stats_1, normed, q, probabilities, attended, middle, mlp })
     }
 
     /// Gradient of `x` from the output's, `stream`, `[batch, width]`, which is used up. `below` as in
@@ -71,20 +66,7 @@ impl<R: CubeRuntime> PooledBlock<'_, R> {
     pub fn backward(&self, x: &Matrix, kept: PooledKept, stream: &Matrix, below: Option<&Weight<R>>) -> Matrix {
         let (ws, w) = (self.ws, self.weights);
         let shape = self.shape();
-        // One token's MLP.
-        let branch = branch_gradient(ws, stream, &self.mlp_branch());
-        w.c_proj_bias.accumulate_columns(ws, &branch);
-        let hidden = kept.hidden;
-        let d_hidden = linear::input_gradient(ws, &branch, &w.c_proj);
-        let nonlinearity = function(self.spec.activation);
-        let (rows, columns) = (hidden.rows, hidden.columns);
-        let bias = Some(w.c_fc_bias.gradient_handle());
-        let (input, gradient) = (hidden.handle(), d_hidden.handle());
-        activation::backward(&ws.client, hidden.kind, nonlinearity, rows, columns, input, gradient, bias);
-        linear::weight_gradient(ws, &hidden, &branch, &w.c_proj);
-        let d_normed = linear::input_gradient(ws, &d_hidden, &w.c_fc);
-        w.ln_2.backward(ws, &kept.middle, &kept.stats_2, &d_normed, stream, None);
-        linear::weight_gradient(ws, &d_normed, &d_hidden, &w.c_fc);
+        self.mlp().backward(&kept.middle, kept.mlp, stream, true, None);
 
         // Its attention.
         let branch = branch_gradient(ws, stream, &self.attention_branch());
@@ -147,6 +129,10 @@ impl<R: CubeRuntime> PooledBlock<'_, R> {
     fn add_rows(&self, picked: &Matrix, all: &Matrix) {
         let sizes = [picked.rows, all.rows, all.columns];
         row_add(&self.ws.client, all.kind, picked.handle(), self.picks, all.handle(), sizes);
+    }
+
+    fn mlp(&self) -> Mlp<'_, R> {
+        Mlp { ws: self.ws, weights: self.weights, activation: self.spec.activation, branch: self.mlp_branch() }
     }
 
     fn attention_branch(&self) -> Branch<'_, R> {

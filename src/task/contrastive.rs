@@ -81,7 +81,13 @@ impl<R: CubeRuntime> ContrastiveTask<R> {
         let pass = Pass { plan: self.plan.clone().filter(|_| tracked), drop_path };
         let filled = self.feed.take((number(batch), clips.start), frames_of(batch, &clips))?;
         let grid = self.clip.grid(clips.len());
-        let frames = Frames { pixels: filled.handle().clone(), batch: clips.len(), grid, norm: self.clip.shape.pixels };
+        let frames = Frames {
+            pixels: filled.handle().clone(),
+            batch: clips.len(),
+            grid,
+            norm: self.clip.shape.pixels,
+            kept: None,
+        };
         let ids = &tokens.ids[clips.start * tokens.length..clips.end * tokens.length];
         let captions = self.clip.upload_captions(ids, tokens.length, &tokens.eot[clips]);
         Ok(([self.clip.encode_video(frames, &pass), self.clip.encode_text(captions, &pass)], filled))

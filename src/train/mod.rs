@@ -17,7 +17,7 @@ pub use signals::StopSignal;
 use crate::checkpoint::{CheckpointStore, TrainState};
 use crate::config::Resolved;
 use crate::config::recipe::{SourceConfig, TaskKind};
-use crate::data::Source;
+use crate::data::{Source, annotations};
 use crate::device::DeviceInfo;
 use crate::eval::retrieval::EvalSet;
 use crate::eval::{EvalError, SourceSet};
@@ -62,6 +62,12 @@ pub fn run<R: CubeRuntime>(
     crate::fs::write_atomic(&folder.join("recipe.toml"), |out| out.write_all(recipe_toml.as_bytes()))?;
 
     let sources = load_sources(&recipe.data.train)?;
+    let classes = recipe.classify.classes;
+    if recipe.task == TaskKind::Classify {
+        for (config, source) in recipe.data.train.iter().zip(sources.iter()) {
+            annotations::check_labels(&config.annotations, source, classes)?;
+        }
+    }
     let dtype = compute_dtype::<R>(recipe.train.precision, device)?;
     let kind = float_kind(dtype).ok_or_else(|| TrainError::Precision { device: info.name.clone() })?;
     let (values, optimizer, state) = match start.resumed {
@@ -83,7 +89,7 @@ pub fn run<R: CubeRuntime>(
             run.with(MaskedTask::<R>::new(recipe, &values, dtype, device, sets, plan)?, store, &stop, options)
         }
         TaskKind::Classify => {
-            let sets = eval_sets(&recipe.data.eval, SourceSet::load)?;
+            let sets = eval_sets(&recipe.data.eval, |config| SourceSet::labelled(config, classes))?;
             run.with(ClassifyTask::<R>::new(recipe, &values, dtype, device, sets, plan), store, &stop, options)
         }
     }

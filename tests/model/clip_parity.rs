@@ -30,6 +30,7 @@ fn shape(frames: usize, activation: Activation) -> ClipShape {
         temperature: 0.07,
         learn_temperature: true,
         drop_path: vec![0.0; 2],
+        patch_dropout: 0.0,
     }
 }
 
@@ -159,7 +160,7 @@ fn drop_path_does_not_depend_on_chunks() {
     let pixels: Vec<u8> = (0..6 * 3 * 32 * 32 * 3).map(|_| rng.random()).collect();
     let run = |first: usize, count: usize| {
         let bytes = 3 * 32 * 32 * 3;
-        let drop_path = Some(avion::model::tower::DropKey { seed: 3, step: 7, first: first as u64 });
+        let drop_path = Some(avion::model::stack::DropKey { seed: 3, step: 7, first: first as u64 });
         let frames = clip.upload_frames(&pixels[first * bytes..(first + count) * bytes], count);
         read(clip.encode_video(frames, &Pass { plan: None, drop_path }).inner())
     };
@@ -182,7 +183,7 @@ fn a_drop_path_that_drops_nothing_changes_no_gradient() {
         let mut shape = shape(3, Activation::Gelu);
         shape.drop_path = vec![rate; 2];
         let clip = model(shape, &weights);
-        let drop_path = Some(avion::model::tower::DropKey { seed: 3, step: 7, first: 0 });
+        let drop_path = Some(avion::model::stack::DropKey { seed: 3, step: 7, first: 0 });
         let pass = Pass { drop_path, ..tracked(&clip, 4, 8, keep) };
         let video = clip.encode_video(clip.upload_frames(&pixels, 4), &pass);
         let data = burn::tensor::TensorData::new(d_feature.clone(), [4, 24]);

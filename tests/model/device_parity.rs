@@ -156,6 +156,7 @@ fn shape_of(shape: &Value) -> ClipShape {
         temperature: 0.07,
         learn_temperature: true,
         drop_path: vec![0.0; size("layers")],
+        patch_dropout: 0.0,
     }
 }
 

@@ -7,4 +7,5 @@ mod common;
 mod clip_parity;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 mod device_parity;
+mod patch_dropout;
 mod training;

@@ -42,6 +42,7 @@ fn adamw_case(variant: &str, clip_norm: f64, learn_temperature: bool, steps: &[u
         temperature: 0.07,
         learn_temperature,
         drop_path: vec![0.0; 2],
+        patch_dropout: 0.0,
     };
     let values: Vec<Vec<f32>> = init::specs(&shape).iter().map(|spec| weights.f32(&spec.name)).collect();
     let clip = Clip::<R>::new(shape, &values, DType::F32, &WgpuDevice::default());

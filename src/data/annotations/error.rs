@@ -37,11 +37,11 @@ pub enum AnnotationError {
     #[error("{}: {place}: expected a line as the first one, {expected}, found {found}", path.display())]
     Form { path: PathBuf, place: Place, expected: &'static str, found: String },
     #[error(
-        "{}: video {video:?} is of class {label}, expected a label from 0 to {} (`classify.classes` = {classes}); a list \
+        "{}: {place}: video {video:?} is of class {label}, expected a label from 0 to {} (`classify.classes` = {classes}); a list \
          that counts from 1 needs `first_label = 1`",
         path.display(), classes.saturating_sub(1)
     )]
-    Label { path: PathBuf, video: String, label: u32, classes: usize },
+    Label { path: PathBuf, place: Place, video: String, label: u32, classes: usize },
     #[error("{}: video {video:?} has no label: expected a source of format = \"kinetics\"", path.display())]
     NoLabel { path: PathBuf, video: String },
     #[error("{}: {place}: the video's name {video:?} {problem}", path.display())]

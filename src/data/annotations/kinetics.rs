@@ -135,17 +135,26 @@ fn split_last(line: &str, comma: bool) -> Option<(&str, &str)> {
 /// # Errors
 /// [`AnnotationError::Label`] and `NoLabel` for the first clip that has none.
 pub fn check_labels(path: &Path, source: &Source, classes: usize) -> Result<(), AnnotationError> {
-    for clip in &source.clips {
+    for (index, clip) in source.clips.iter().enumerate() {
         let video = || clip.video.to_string();
         match clip.label {
             Some(label) if (label as usize) < classes => {}
             Some(label) => {
-                return Err(AnnotationError::Label { path: path.to_owned(), video: video(), label, classes });
+                let place = place_of(path, index)?;
+                return Err(AnnotationError::Label { path: path.to_owned(), place, video: video(), label, classes });
             }
             None => return Err(AnnotationError::NoLabel { path: path.to_owned(), video: video() }),
         }
     }
     Ok(())
+}
+
+/// The line of clip `index`.
+fn place_of(path: &Path, index: usize) -> Result<Place, AnnotationError> {
+    let lines = BufReader::new(open(path)?).lines();
+    let full = |line: &std::io::Result<String>| line.as_ref().is_ok_and(|line| !line.trim().is_empty());
+    let at = lines.enumerate().filter(|(_, line)| full(line)).nth(index);
+    Ok(at.map_or(Place::Record(index), |(number, _)| Place::Line(number as u64 + 1)))
 }
 
 /// Reads the names of `classes` classes, one a line.

@@ -97,7 +97,10 @@ fn blocks<R: Runtime>(client: &ComputeClient<R>, kind: FloatKind) -> Result<(), 
         let [gain, bias, d_gain, d_bias, d_sum] = [(); 5].map(|()| buffers.f32s(width));
         let stats = buffers.f32s(2 * ROWS);
         layer_norm::forward(client, &shape, &x, &gain, &bias, &y, &stats);
-        for (fresh, d_sum) in [(false, Some(&d_sum)), (true, None), (true, Some(&d_sum)), (false, None)] {
+        let written = [(false, Some(&d_sum)), (true, None), (true, Some(&d_sum)), (false, None)];
+        let kept = [(false, Some(&d_sum)), (false, None)];
+        let cases = written.map(|case| (case, true)).into_iter().chain(kept.map(|case| (case, false)));
+        for ((fresh, d_sum), write_normed) in cases {
             let backward = layer_norm::Backward {
                 x: &x,
                 stats: &stats,
@@ -106,7 +109,7 @@ fn blocks<R: Runtime>(client: &ComputeClient<R>, kind: FloatKind) -> Result<(), 
                 dy: &dy,
                 gradient: &gradient,
                 fresh,
-                write_normed: true,
+                write_normed,
                 d_gain: &d_gain,
                 d_bias: &d_bias,
                 d_sum,
@@ -119,7 +122,10 @@ fn blocks<R: Runtime>(client: &ComputeClient<R>, kind: FloatKind) -> Result<(), 
     let d_bias = buffers.f32s(columns);
     for nonlinearity in [Activation::Gelu, Activation::QuickGelu] {
         activation::forward(client, kind, nonlinearity, &hidden, &gradient, ROWS * columns);
-        activation::backward(client, kind, nonlinearity, ROWS, columns, &hidden, &gradient, Some(&d_bias));
+        for write_activated in [true, false] {
+            let (h, g, sums) = (&hidden, &gradient, Some(&d_bias));
+            activation::backward(client, kind, nonlinearity, ROWS, columns, h, g, sums, write_activated);
+        }
     }
     let [x, y] = [(); 2].map(|()| buffers.of(ROWS * WIDTH, kind));
     let (bias, factor) = (buffers.f32s(WIDTH), buffers.f32s(BATCH));

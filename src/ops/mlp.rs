@@ -1,0 +1,90 @@
+//! The second half of a block: `y = x + s * mlp(ln_2(x))`, for every token or for one a sample.
+
+use super::block::{BlockWeights, Keep};
+use super::linear;
+use super::norm::Stats;
+use super::residual::{Branch, add_branch, branch_gradient};
+use super::workspace::{Matrix, Workspace};
+use crate::config::recipe::Activation;
+use crate::model::params::Weight;
+use avion_kernels::activation;
+use burn_cubecl::CubeRuntime;
+
+/// The MLP with its norm, on one device.
+pub struct Mlp<'a, R: CubeRuntime> {
+    pub ws: &'a Workspace<R>,
+    pub weights: &'a BlockWeights<R>,
+    pub activation: Activation,
+    pub branch: Branch<'a, R>,
+}
+
+/// What the forward pass left for the backward pass.
+pub struct MlpKept {
+    stats: Stats,
+    normed: Option<Matrix>,
+    hidden: Option<Matrix>,
+    activated: Option<Matrix>,
+}
+
+impl<R: CubeRuntime> Mlp<'_, R> {
+    /// # Shapes
+    /// - `x`: `[rows, width]`; returns the same
+    pub fn forward(&self, x: &Matrix, keep: Keep) -> (Matrix, MlpKept) {
+        let ws = self.ws;
+        let (normed, stats) = self.weights.ln_2.forward(ws, x);
+        let hidden = self.hidden(&normed);
+        let normed = keep.normed.then_some(normed);
+        let activated = ws.matrix(hidden.rows, hidden.columns);
+        let (kind, nonlinearity) = (hidden.kind, function(self.activation));
+        activation::forward(&ws.client, kind, nonlinearity, hidden.handle(), activated.handle(), hidden.len());
+        let hidden = keep.hidden.then_some(hidden);
+        let y = add_branch(ws, &activated, &self.branch, x);
+        (y, MlpKept { stats, normed, hidden, activated: keep.activated.then_some(activated) })
+    }
+
+    /// Gradient of `x` from that of the output, `stream`, which becomes it, in place. Adds every weight's gradient to its
+    /// own; that of the last bias, which is the column sum of `stream` without drop path, only with `own_bias`. `below`
+    /// is the bias whose gradient is the column sum of the gradient of `x`.
+    pub fn backward(&self, x: &Matrix, kept: MlpKept, stream: &Matrix, own_bias: bool, below: Option<&Weight<R>>) {
+        let (ws, w) = (self.ws, self.weights);
+        let MlpKept { stats, normed, hidden, activated } = kept;
+        let hidden = hidden.unwrap_or_else(|| match &normed {
+            Some(normed) => self.hidden(normed),
+            None => self.hidden(&w.ln_2.forward(ws, x).0),
+        });
+        let branch = branch_gradient(ws, stream, &self.branch);
+        let d_hidden = linear::input_gradient(ws, &branch, &w.c_proj);
+        activation::backward(
+            &ws.client,
+            hidden.kind,
+            function(self.activation),
+            hidden.rows,
+            hidden.columns,
+            hidden.handle(),
+            d_hidden.handle(),
+            Some(w.c_fc_bias.gradient_handle()),
+            activated.is_none(),
+        );
+        // Where it was not kept, the hidden layer has become what it was activated to.
+        linear::weight_gradient(ws, activated.as_ref().unwrap_or(&hidden), &branch, &w.c_proj);
+        if own_bias {
+            w.c_proj_bias.accumulate_columns(ws, &branch);
+        }
+        drop((hidden, activated, branch));
+        let d_normed = linear::input_gradient(ws, &d_hidden, &w.c_fc);
+        w.ln_2.backward(ws, x, &stats, &d_normed, stream, normed.is_none(), below);
+        linear::weight_gradient(ws, normed.as_ref().unwrap_or(&d_normed), &d_hidden, &w.c_fc);
+    }
+
+    fn hidden(&self, normed: &Matrix) -> Matrix {
+        linear::forward(self.ws, normed, &self.weights.c_fc, Some(&self.weights.c_fc_bias), None)
+    }
+}
+
+/// The kernels' name of a nonlinearity.
+fn function(activation: Activation) -> activation::Activation {
+    match activation {
+        Activation::Gelu => activation::Activation::Gelu,
+        Activation::QuickGelu => activation::Activation::QuickGelu,
+    }
+}
