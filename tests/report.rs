@@ -2,7 +2,7 @@
 
 use avion::report::{
     BadSamples, ClipCard, EvalRecord, EvalTable, EventWriter, Fact, Match, MetricsLog, Progress, ProgressPlan, Record,
-    ReportData, Results, ScoreRow, Scores, Search, SearchHit, StepRecord, Thumbnail, read_metrics,
+    ReportData, Results, ScoreRow, Scored, Scores, Search, SearchHit, StepRecord, Thumbnail, read_metrics,
 };
 use std::fs;
 use std::path::Path;
@@ -31,7 +31,8 @@ fn evaluation(step: u64) -> EvalRecord {
 
 // ---- progress ----
 
-const PLAN: ProgressPlan = ProgressPlan { total_steps: 48_000, batch_size: 2048, horizon_samples: 100_000 };
+const PLAN: ProgressPlan =
+    ProgressPlan { total_steps: 48_000, batch_size: 2048, scored: Scored::Retrieval, horizon_samples: 100_000 };
 
 fn drawn(columns: Option<usize>, draw: impl FnOnce(&mut Progress<&mut Vec<u8>>)) -> String {
     let mut out = Vec::new();

@@ -6,9 +6,14 @@ mod demo;
 mod demo_videomae;
 mod devices;
 mod eval;
+mod export;
+mod inspect;
+mod probe;
 mod train;
+mod weights;
 
 use crate::cli::{Cli, Command, DemoWhat, DeviceArgs};
+use crate::config::recipe::TaskKind;
 use crate::config::{Recipe, Resolved, Warning, validate};
 use crate::device::{self, Chosen};
 use anyhow::Result;
@@ -25,6 +30,9 @@ pub fn run(cli: Cli) -> Result<u8> {
     match cli.command {
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Probe(args) => probe::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Export(args) => export::run(args),
         Command::Demo(args) => match args.what {
             DemoWhat::Clip => demo::run(args),
             DemoWhat::Videomae => demo_videomae::run(args),
@@ -47,6 +55,15 @@ pub fn print_error(error: &(dyn std::error::Error + 'static)) {
         }
         last = cause.to_string();
         next = cause.source();
+    }
+}
+
+/// A task as recipes write it.
+fn task_name(task: TaskKind) -> &'static str {
+    match task {
+        TaskKind::Contrastive => "contrastive",
+        TaskKind::Masked => "masked",
+        TaskKind::Classify => "classify",
     }
 }
 
