@@ -22,7 +22,7 @@ pub(super) fn run(args: ExportArgs) -> Result<u8> {
         if args.format == ExportFormat::Openai {
             bail!(
                 "--format openai is for CLIP (task contrastive); this recipe's task is {}: use hugging-face",
-                recipe.task
+                super::task_name(recipe.task)
             );
         }
         if recipe.model.activation != Activation::Gelu {
