@@ -125,10 +125,10 @@ pub(super) fn check_cublaslt<R: Runtime>(
     let linear = || Epilogue {
         bias: Some(upload(client, &bias, kind)),
         residual: Some(upload(client, &residual, kind)),
-        accumulate: false,
+        ..Epilogue::default()
     };
-    let accumulate = || Epilogue { bias: None, residual: None, accumulate: true };
-    let plain = || Epilogue { bias: None, residual: None, accumulate: false };
+    let accumulate = Epilogue::accumulate;
+    let plain = Epilogue::default;
     // Forward (weights [n, k]) with bias and residual, weight gradient (accumulating, f32), and a batch of heads.
     let cases: [(&str, Problem, bool, bool, FloatKind, Epilogue); 3] = [
         ("forward", Problem::single(m, n, k), false, true, kind, linear()),

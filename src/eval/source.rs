@@ -42,6 +42,7 @@ impl SourceSet {
     pub fn loader_config(&self, recipe: &Recipe, image_px: usize) -> LoaderConfig {
         let config =
             LoaderConfig { batch_size: recipe.eval.batch_size, size_px: image_px as u32, ..LoaderConfig::default() };
-        config.with_recipe(recipe)
+        // Repetitions are training's alone: their number need not divide evaluation's batch size.
+        LoaderConfig { repeats: 1, ..config.with_recipe(recipe) }
     }
 }

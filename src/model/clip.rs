@@ -52,7 +52,7 @@ impl<R: CubeRuntime> Clip<R> {
         let ws = Workspace::new(device, kind);
         Clip {
             vision: Arc::new(VisionTower::new(&ws, &params, &shape)),
-            text: Arc::new(TextTower::new(&ws, &params, &shape)),
+            text: Arc::new(TextTower::new(&ws.varying(), &params, &shape)),
             logit_scale: params.weight("logit_scale"),
             shape,
             params,

@@ -113,6 +113,7 @@ fn by_cublaslt<R: CubeRuntime>(
         bias: epilogue.bias.map(|bias| bias.compute_handle().clone()),
         residual: epilogue.residual.map(|m| m.handle().clone()),
         accumulate: epilogue.accumulate,
+        steady: ws.steady,
     };
     let operands = (a.argument(), b.argument(), a.kind);
     match cublaslt(&ws.client, problem, operands, (out.argument(), out.kind), &added) {

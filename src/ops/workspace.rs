@@ -15,6 +15,8 @@ pub struct Workspace<R: CubeRuntime> {
     pub arena: Arena<R>,
     /// Type of activations.
     pub kind: FloatKind,
+    /// Whether matrices have the same shapes in every step, so that tuning small products pays.
+    pub steady: bool,
 }
 
 impl<R: CubeRuntime> Clone for Workspace<R> {
@@ -24,6 +26,7 @@ impl<R: CubeRuntime> Clone for Workspace<R> {
             device: self.device.clone(),
             arena: self.arena.clone(),
             kind: self.kind,
+            steady: self.steady,
         }
     }
 }
@@ -31,7 +34,12 @@ impl<R: CubeRuntime> Clone for Workspace<R> {
 impl<R: CubeRuntime> Workspace<R> {
     pub fn new(device: &R::Device, kind: FloatKind) -> Self {
         let client = R::client(device);
-        Workspace { arena: Arena::new(client.clone()), client, device: device.clone(), kind }
+        Workspace { arena: Arena::new(client.clone()), client, device: device.clone(), kind, steady: true }
+    }
+
+    /// The same memory, for matrices whose shapes differ from step to step, such as those of captions.
+    pub fn varying(&self) -> Self {
+        Workspace { steady: false, ..self.clone() }
     }
 
     /// A matrix of activations with unset elements.

@@ -1,7 +1,7 @@
 //! The model, its loss and its gradients against PyTorch in f64 (fixtures by `tests/fixtures/clip/make_clip_fixture.py`).
-#![cfg(feature = "wgpu")]
 
 use crate::common::{Fixture, assert_close};
+use crate::device::{R, device};
 use avion::config::recipe::Activation;
 use avion::data::rng::{Purpose, keyed};
 use avion::loss::contrastive::contrastive;
@@ -11,7 +11,6 @@ use avion::ops::block::Keep;
 use avion::ops::tensor::{Ad, T, primitive};
 use avion_kernels::Handle;
 use burn::tensor::{DType, Tensor};
-use cubecl::wgpu::{WgpuDevice, WgpuRuntime as R};
 use rand::Rng;
 use std::sync::Arc;
 
@@ -36,7 +35,7 @@ fn shape(frames: usize, activation: Activation) -> ClipShape {
 
 fn model(shape: ClipShape, weights: &Fixture) -> Clip<R> {
     let values: Vec<Vec<f32>> = init::specs(&shape).iter().map(|spec| weights.f32(&spec.name)).collect();
-    Clip::new(shape, &values, DType::F32, &WgpuDevice::default())
+    Clip::new(shape, &values, DType::F32, &device())
 }
 
 fn read<const D: usize>(t: T<R, D>) -> Vec<f32> {
@@ -135,7 +134,7 @@ fn one_frame_without_temporal_embedding_equals_pytorch() {
 /// The worked example of SEEDS: `v = [1 0 | 0 1 | 1 1]`, `t = [1 1 | 0 1 | 1 0]`, temperature 0.07.
 #[test]
 fn contrastive_loss_equals_the_worked_example() {
-    let device = WgpuDevice::default();
+    let device = device();
     let h = 0.5f32.sqrt();
     let video = Tensor::from_floats([[1.0, 0.0], [0.0, 1.0], [h, h]], &device);
     let text = Tensor::from_floats([[h, h], [0.0, 1.0], [1.0, 0.0]], &device);
@@ -187,7 +186,7 @@ fn a_drop_path_that_drops_nothing_changes_no_gradient() {
         let pass = Pass { drop_path, ..tracked(&clip, 4, 8, keep) };
         let video = clip.encode_video(clip.upload_frames(&pixels, 4), &pass);
         let data = burn::tensor::TensorData::new(d_feature.clone(), [4, 24]);
-        let gradient = T::<R, 2>::from_data(data, &WgpuDevice::default());
+        let gradient = T::<R, 2>::from_data(data, &device());
         (video * Tensor::<Ad<R>, 2>::from_inner(gradient)).sum().backward();
         (clip.params.specs().to_vec(), clip.params.read(clip.params.gradients()).unwrap())
     };

@@ -5,7 +5,10 @@
 mod common;
 
 mod clip_parity;
+mod device;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 mod device_parity;
 mod patch_dropout;
 mod training;
+mod videomae_parity;
+mod videomae_training;

@@ -1,7 +1,7 @@
 //! PatchDropout: a step that sees some patches of each clip, drawn by key.
-#![cfg(feature = "wgpu")]
 
 use crate::common::assert_close;
+use crate::device::{R, device};
 use avion::config::recipe::{Activation, Normalization};
 use avion::data::rng::{Purpose, keyed};
 use avion::model::plan::StepPlan;
@@ -10,7 +10,6 @@ use avion::model::{Clip, ClipShape, Pass, TowerShape, init, shape::pixel_norm};
 use avion::ops::block::Keep;
 use avion::ops::tensor::{Ad, T};
 use burn::tensor::{DType, Tensor, TensorData};
-use cubecl::wgpu::{WgpuDevice, WgpuRuntime as R};
 use rand::Rng;
 use std::sync::Arc;
 
@@ -58,14 +57,14 @@ fn features(clip: &Clip<R>, clips: std::ops::Range<usize>) -> Vec<f32> {
 
 #[test]
 fn what_is_seen_does_not_depend_on_chunks_and_evaluation_sees_all() {
-    let clip = Clip::<R>::new(shape(0.5), &values(&shape(0.5)), DType::F32, &WgpuDevice::default());
+    let clip = Clip::<R>::new(shape(0.5), &values(&shape(0.5)), DType::F32, &device());
     assert_eq!(clip.shape.kept_patches(), 24);
     let whole = features(&clip, 0..CLIPS);
     assert_close("chunks", &[features(&clip, 0..3), features(&clip, 3..4)].concat(), &whole, 1e-6);
     let all = clip.encode_video(clip.upload_frames(&pixels(), CLIPS), &Pass::INFERENCE).inner();
     let all: Vec<f32> = all.into_data().to_vec().unwrap();
     assert!(all.iter().zip(&whole).any(|(a, b)| (a - b).abs() > 1e-3), "half of all patches are left out");
-    let plain = Clip::<R>::new(shape(0.0), &values(&shape(0.0)), DType::F32, &WgpuDevice::default());
+    let plain = Clip::<R>::new(shape(0.0), &values(&shape(0.0)), DType::F32, &device());
     assert_close("evaluation", &features(&plain, 0..CLIPS), &all, 1e-6);
 }
 
@@ -75,16 +74,16 @@ fn gradients_of_the_embedding_are_the_slopes() {
     let (shape, mut rng) = (shape(0.5), keyed(2, 0, 0, Purpose::Synthetic));
     let weight: Vec<f32> = (0..CLIPS * EMBED).map(|_| rng.random_range(-1.0..1.0)).collect();
     let start = values(&shape);
-    let clip = Clip::<R>::new(shape.clone(), &start, DType::F32, &WgpuDevice::default());
+    let clip = Clip::<R>::new(shape.clone(), &start, DType::F32, &device());
     let [vision, text] = clip.sizes(CLIPS, 8);
     let plan = Some(Arc::new(StepPlan::uniform(&[vision, text], Keep::ALL)));
     let pass = Pass { plan, drop_path: Some(DropKey { seed: 3, step: 7, first: 0 }) };
     let video = clip.encode_video(clip.upload_frames(&pixels(), CLIPS), &pass);
-    let d = T::<R, 2>::from_data(TensorData::new(weight.clone(), [CLIPS, EMBED]), &WgpuDevice::default());
+    let d = T::<R, 2>::from_data(TensorData::new(weight.clone(), [CLIPS, EMBED]), &device());
     (video * Tensor::<Ad<R>, 2>::from_inner(d)).sum().backward();
     let gradients = clip.params.read(clip.params.gradients()).unwrap();
     let value = |values: &[Vec<f32>]| -> f64 {
-        let clip = Clip::<R>::new(shape.clone(), values, DType::F32, &WgpuDevice::default());
+        let clip = Clip::<R>::new(shape.clone(), values, DType::F32, &device());
         features(&clip, 0..CLIPS).iter().zip(&weight).map(|(f, w)| f64::from(*f) * f64::from(*w)).sum()
     };
     let names =

@@ -134,7 +134,7 @@ fn recipe(set: &SyntheticSet, output: &Path, more: &[&str]) -> Resolved {
     Recipe::load("demo", &overrides).unwrap()
 }
 
-fn adapter() -> (WgpuDevice, Chosen) {
+pub fn adapter() -> (WgpuDevice, Chosen) {
     let chosen = device::choose(BackendChoice::Wgpu, None).unwrap();
     match &chosen.target {
         Target::Wgpu(device) => (device.clone(), chosen),
@@ -143,7 +143,7 @@ fn adapter() -> (WgpuDevice, Chosen) {
     }
 }
 
-fn run(resolved: &Resolved, options: RunOptions) -> Result<Outcome, TrainError> {
+pub fn run(resolved: &Resolved, options: RunOptions) -> Result<Outcome, TrainError> {
     let (device, chosen) = adapter();
     train::run::<R>(resolved, &device, &chosen.info, &options)
 }

@@ -65,25 +65,25 @@ impl Library {
     }
 
     /// The plan of a key. A new key waits for the device thread, and for the device where algorithms are timed.
-    pub fn plan(&'static self, key: &Key, buffers: &Buffers) -> Result<Arc<Plan>, String> {
+    pub fn plan(&'static self, key: &Key, buffers: &Buffers, steady: bool) -> Result<Arc<Plan>, String> {
         if let Some(plan) = lock(&self.plans).get(key) {
             return Ok(plan);
         }
         let (key, buffers) = (*key, buffers.clone());
         let plan = self.gpu.submit_blocking(move |work| {
             let pointers = buffers.pointers(work)?;
-            self.make_plan(&key, &pointers, work.queue)
+            self.make_plan(&key, &pointers, work.queue, steady)
         })?;
         let plan = Arc::new(plan);
         lock(&self.plans).insert(key, plan.clone());
         Ok(plan)
     }
 
-    fn make_plan(&self, key: &Key, pointers: &Pointers, queue: Queue) -> Result<Plan, String> {
+    fn make_plan(&self, key: &Key, pointers: &Pointers, queue: Queue, steady: bool) -> Result<Plan, String> {
         let refused = |error| format!("libcublasLt does not take {key}: {error}");
         let descriptors = Descriptors::new(key).map_err(refused)?;
         let folder = match tuning::current() {
-            Tuning::Timed { cache } if key.work() >= tuning::TIMED_FROM => cache,
+            Tuning::Timed { cache } if tuning::worthwhile(key.work(), steady) => cache,
             _ => {
                 let first = descriptors.proposals(self.handle.0, pointers, 1).map_err(refused)?[0];
                 return Ok(Plan { descriptors, algorithm: first });

@@ -58,6 +58,8 @@ pub struct Epilogue {
     pub residual: Option<Handle>,
     /// `out` keeps what it holds: `out += a b`. Not with a residual.
     pub accumulate: bool,
+    /// Whether this shape comes again and again, so that a search for the fastest algorithm pays for smaller products.
+    pub steady: bool,
 }
 
 impl Epilogue {
@@ -135,7 +137,7 @@ pub fn cublaslt<R: Runtime>(
         bias: epilogue.bias.clone(),
         residual: epilogue.residual.clone(),
     };
-    let plan = library.plan(&key, &buffers).map_err(Declined::Unavailable)?;
+    let plan = library.plan(&key, &buffers, epilogue.steady).map_err(Declined::Unavailable)?;
     library.gpu.submit("cuBLASLt", move |work| {
         let pointers = buffers.pointers(work)?;
         library.multiply(&plan, &pointers, work.queue)

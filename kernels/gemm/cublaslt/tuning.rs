@@ -9,7 +9,14 @@ use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex};
 
 /// Multiply-adds from which a product is searched for: about 50 us on an H200.
-pub(super) const TIMED_FROM: u128 = 20_000_000_000;
+const TIMED_FROM: u128 = 20_000_000_000;
+/// The same where the caller says that its shapes stay: VideoMAE's encoder has products of 20 us, hundreds a step.
+const STEADY_FROM: u128 = 4_000_000_000;
+
+/// Whether a product of so many multiply-adds is searched for.
+pub(super) fn worthwhile(work: u128, steady: bool) -> bool {
+    work >= if steady { STEADY_FROM } else { TIMED_FROM }
+}
 
 /// How algorithms are chosen. A change counts for shapes not seen before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
