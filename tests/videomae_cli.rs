@@ -1,6 +1,8 @@
 //! VideoMAE's commands as a user runs them, on a tiny model with random weights and generated videos: `train`, `eval`,
 //! `probe`, `inspect`, `export`. Runs on any wgpu adapter.
 
+#![cfg(feature = "video")]
+
 use avion::checkpoint::{CheckpointStore, HostTensor, Snapshot, Tensors, TrainState, read_weights};
 use avion::config::Recipe;
 use avion::data::synthetic::{MotionConfig, MotionSet, generate_motions};
@@ -241,6 +243,29 @@ fn a_classifier_is_trained_reported_and_scored_in_views() {
     assert!(config.contains("VideoMAEForVideoClassification") && config.contains("\"down left\": 3"), "{config}");
     assert_eq!(again["scores"], scores["scores"]);
     assert!(json(&avion(&[&["probe", "--json"][..], &checkpoint].concat()))["linear"]["top1"].is_f64());
+}
+
+/// CLIP too is drawn and exported, in both forms.
+#[test]
+fn a_video_text_model_is_drawn_and_exported() {
+    let set = Set::make();
+    let recipe = "name = \"clip\"\n[model]\nsize = \"tiny\"\nframes = 4\nembed_dim = 32\ncontext = 16\n\
+                  [train]\nprecision = \"f32\"\n[[data.train]]\nannotations = \"t.csv\"\nformat = \"table\"\nroot = \"v\"\n";
+    let run = set.untrained(recipe);
+    attention(&set, show(&run));
+    let ours = read_weights(&run).unwrap().tensors;
+    for format in ["hugging-face", "openai"] {
+        let out = set.path(format);
+        let args = ["export", "--checkpoint", show(&run), "--output", show(&out), "--format", format];
+        stdout(&Command::new(env!("CARGO_BIN_EXE_avion")).args(args).output().unwrap());
+        assert_eq!(read_weights(&out.join("model.safetensors")).unwrap().tensors.len(), ours.len());
+    }
+    let config: serde_json::Value =
+        serde_json::from_slice(&fs::read(set.path("hugging-face/config.json")).unwrap()).unwrap();
+    assert_eq!(
+        (&config["vision_config"]["image_size"], &config["text_config"]["vocab_size"]),
+        (&PX.into(), &49408.into())
+    );
 }
 
 /// What cannot be done is said before a device is touched.

@@ -7,8 +7,8 @@ use crate::checkpoint::{
     to_hugging_face_videomae, to_openai_names, write_safetensors,
 };
 use crate::cli::{ExportArgs, ExportFormat};
-use crate::config::Geometry;
 use crate::config::recipe::{Activation, Recipe, TaskKind};
+use crate::config::{Geometry, VOCABULARY};
 use crate::data::annotations::read_names;
 use crate::model::specs;
 use crate::train::TrainError;
@@ -38,7 +38,9 @@ pub(super) fn run(args: ExportArgs) -> Result<u8> {
     };
     let tensors = tensors(recipe, weights.values(LoadOptions { projections: true })?)?;
     let (tensors, config) = match (recipe.task, args.format) {
-        (TaskKind::Contrastive, ExportFormat::HuggingFace) => (to_hugging_face_names(&tensors, Temporal::Keep)?, None),
+        (TaskKind::Contrastive, ExportFormat::HuggingFace) => {
+            (to_hugging_face_names(&tensors, Temporal::Keep)?, Some(clip_config(recipe)))
+        }
         (TaskKind::Contrastive, ExportFormat::Openai) => (to_openai_names(&tensors, Temporal::Keep)?, None),
         (TaskKind::Masked | TaskKind::Classify, _) => {
             let HuggingFaceModel { tensors, config } = to_hugging_face_videomae(&tensors, &settings(recipe, names))?;
@@ -60,6 +62,44 @@ pub(super) fn run(args: ExportArgs) -> Result<u8> {
     }
     print(&text)?;
     Ok(0)
+}
+
+/// The fields of `CLIPConfig`. `CLIPModel` is an image model: it computes what ours does of a clip of one frame, and
+/// passes over the temporal embedding.
+fn clip_config(recipe: &Recipe) -> String {
+    let (model, geometry) = (&recipe.model, Geometry::of(recipe.model.size));
+    let activation = match model.activation {
+        Activation::Gelu => "gelu",
+        Activation::QuickGelu => "quick_gelu",
+    };
+    let tower = |width: usize, layers: usize, heads: usize, eps: f64| {
+        serde_json::json!({
+            "hidden_size": width,
+            "intermediate_size": 4 * width,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "hidden_act": activation,
+            "layer_norm_eps": eps,
+            "projection_dim": model.embed_dim,
+        })
+    };
+    let mut vision = tower(geometry.width, geometry.layers, geometry.heads, model.vision_norm_eps);
+    vision["image_size"] = geometry.image_px.into();
+    vision["patch_size"] = geometry.patch_px.into();
+    let mut text = tower(geometry.text_width, geometry.text_layers, geometry.text_heads, model.text_norm_eps);
+    text["vocab_size"] = VOCABULARY.into();
+    text["max_position_embeddings"] = model.context.into();
+    // Start and end of text are the last two tokens; features are taken at the end.
+    text["bos_token_id"] = (VOCABULARY - 2).into();
+    text["eos_token_id"] = (VOCABULARY - 1).into();
+    let config = serde_json::json!({
+        "model_type": "clip",
+        "architectures": ["CLIPModel"],
+        "projection_dim": model.embed_dim,
+        "vision_config": vision,
+        "text_config": text,
+    });
+    format!("{config:#}\n")
 }
 
 /// The values under our names.

@@ -112,7 +112,8 @@ fn text(set: &str, train: &FrozenSet, test: &FrozenSet, scores: &FrozenScores, j
     );
     let mut line = |name: &str, top1: f64, top5: Option<f64>| {
         let top5 = top5.map_or(String::new(), |top5| format!("{:.2}", top5 * 100.0));
-        text.push_str(&format!("  {name:<20}{:>9.2}{top5:>9}\n", top1 * 100.0));
+        let line = format!("  {name:<20}{:>9.2}{top5:>9}", top1 * 100.0);
+        text.push_str(&format!("{}\n", line.trim_end()));
     };
     line("nearest neighbours", neighbours.top1, Some(neighbours.top5));
     line("linear probe", linear.top1, Some(linear.top5));
