@@ -28,6 +28,12 @@ pub enum Command {
     Train(TrainArgs),
     /// Score a checkpoint or a weight file on the evaluation sets of a recipe.
     Eval(EvalArgs),
+    /// Measure what a model's features hold, as they are: nearest neighbours and a linear probe.
+    Probe(ProbeArgs),
+    /// Draw what a model makes of a video.
+    Inspect(InspectArgs),
+    /// Write a checkpoint's weights for other programs.
+    Export(ExportArgs),
     /// Train a tiny model on generated videos of moving shapes, and show what it learned.
     Demo(DemoArgs),
     /// List CUDA devices and graphics adapters, check the kernels on each, say which one would be taken.
@@ -45,6 +51,20 @@ pub struct RecipeArgs {
     #[arg(long, value_name = "FILE|NAME")]
     pub config: String,
     /// Change a setting, e.g. `--set optim.lr=1e-4` or `--set data.train.0.root=/data/ego4d`. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+}
+
+/// Weights, and the recipe that says which model they are.
+#[derive(Debug, Args)]
+pub struct WeightsArgs {
+    /// A run folder (its best checkpoint), a checkpoint folder, or a weight file (.safetensors, .pt, .pth).
+    #[arg(long, value_name = "PATH")]
+    pub checkpoint: PathBuf,
+    /// Recipe file or built-in name; needed for weight files, else the checkpoint's own is used.
+    #[arg(long, value_name = "FILE|NAME")]
+    pub config: Option<String>,
+    /// Change a setting, e.g. `--set data.eval.0.root=/data/ek100`. May be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
 }
@@ -79,29 +99,128 @@ pub struct TrainArgs {
 
 #[derive(Debug, Args)]
 pub struct EvalArgs {
-    /// A run folder (its best checkpoint), a checkpoint folder, or a weight file (.safetensors, .pt, .pth).
-    #[arg(long, value_name = "PATH")]
-    pub checkpoint: PathBuf,
-    /// Recipe file or built-in name; needed for weight files, else the checkpoint's own is used.
-    #[arg(long, value_name = "FILE|NAME")]
-    pub config: Option<String>,
-    /// Change a setting, e.g. `--set data.eval.0.root=/data/ek100`. May be repeated.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub overrides: Vec<String>,
+    #[command(flatten)]
+    pub weights: WeightsArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
+    /// Print the scores as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Task classify: also print how well each class is recognised, and what it is taken for.
+    #[arg(long)]
+    pub per_class: bool,
+    /// Task classify: write the confusion matrix as a picture; of a second set as FILE-2.png.
+    #[arg(long, value_name = "FILE.png")]
+    pub confusion: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ProbeArgs {
+    #[command(flatten)]
+    pub weights: WeightsArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Neighbours that vote.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub neighbours: usize,
     /// Print the scores as JSON.
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, Args)]
-pub struct DemoArgs {
+pub struct InspectArgs {
+    #[command(subcommand)]
+    pub what: InspectWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum InspectWhat {
+    /// Hide patches of videos and draw what the model puts in their place (task masked).
+    Reconstruct(ReconstructArgs),
+    /// Draw where the video encoder looks.
+    Attention(AttentionArgs),
+}
+
+/// Videos, and where the pictures go.
+#[derive(Debug, Args)]
+pub struct PictureArgs {
+    /// Video files.
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    pub video: Vec<PathBuf>,
+    /// Folder for the pictures, a PNG and a GIF a video.
+    #[arg(long, value_name = "DIR", default_value = "runs/inspect")]
+    pub output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct ReconstructArgs {
+    #[command(flatten)]
+    pub weights: WeightsArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
-    /// Folder for the generated videos, checkpoints, logs and the report.
-    #[arg(long, value_name = "DIR", default_value = "runs/demo")]
+    #[command(flatten)]
+    pub pictures: PictureArgs,
+    /// Draws the mask; the same number hides the same patches.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub mask_seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct AttentionArgs {
+    #[command(flatten)]
+    pub weights: WeightsArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    #[command(flatten)]
+    pub pictures: PictureArgs,
+    /// Layer, counted from 0 [default: the last].
+    #[arg(long, value_name = "N")]
+    pub layer: Option<usize>,
+    /// Also draw each head by itself, a row each.
+    #[arg(long)]
+    pub heads: bool,
+}
+
+/// Whose names exported weights get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExportFormat {
+    /// For `from_pretrained` of Hugging Face's transformers.
+    HuggingFace,
+    /// For OpenAI's CLIP and open_clip (task contrastive).
+    Openai,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    #[command(flatten)]
+    pub weights: WeightsArgs,
+    /// Folder for the files.
+    #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
+    /// Whose names the weights get.
+    #[arg(long, value_enum, default_value = "hugging-face")]
+    pub format: ExportFormat,
+}
+
+/// What `avion demo` shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum DemoWhat {
+    /// Contrastive training: find clips by captions.
+    Clip,
+    /// Masked pre-training, then fine-tuning as a classifier.
+    Videomae,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    #[arg(default_value = "clip")]
+    pub what: DemoWhat,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Folder for the generated videos, checkpoints, logs and the report [default: runs/demo, runs/demo-videomae].
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
     /// Start over: delete the checkpoints in the output folder.
     #[arg(long)]
     pub fresh: bool,

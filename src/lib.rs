@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! config -> data (annotations, clips, batches) -> text, video -> model -> ops -> kernels
-//!                                                  loss, optim, checkpoint, eval, report -> train
+//!                                                  loss, optim, checkpoint, eval, report -> train, inspect
 //! ```
 //!
 //! Axis names used throughout: `batch`, `frames`, `height`, `width_px` (pixels), `patches`, `tokens`, `heads`,
@@ -19,6 +19,7 @@ pub mod data;
 pub mod device;
 pub mod eval;
 pub mod fs;
+pub mod inspect;
 pub mod loss;
 pub mod model;
 pub mod ops;

@@ -13,10 +13,10 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn help_names_every_command_and_the_exit_codes() {
     let help = text(&avion(&["--help"]).stdout);
-    for word in ["train", "eval", "demo", "devices", "config", "Exit codes", "130"] {
+    for word in ["train", "eval", "probe", "inspect", "export", "demo", "devices", "config", "Exit codes", "130"] {
         assert!(help.contains(word), "{word}:\n{help}");
     }
-    for command in ["train", "eval", "demo", "devices", "config"] {
+    for command in ["train", "eval", "probe", "inspect", "export", "demo", "devices", "config"] {
         let output = avion(&[command, "--help"]);
         assert!(output.status.success() && !output.stdout.is_empty(), "{command}");
     }
@@ -42,6 +42,9 @@ fn the_flags_of_train_are_frozen() {
 fn wrong_usage_exits_with_2() {
     assert_eq!(avion(&["train"]).status.code(), Some(2));
     assert_eq!(avion(&["fly"]).status.code(), Some(2));
+    assert_eq!(avion(&["demo", "pictures"]).status.code(), Some(2));
+    assert_eq!(avion(&["inspect", "attention", "--checkpoint", "runs/x"]).status.code(), Some(2));
+    assert_eq!(avion(&["export", "--checkpoint", "runs/x"]).status.code(), Some(2));
     assert_eq!(avion(&["devices", "--backend", "tpu"]).status.code(), Some(2));
 }
 

@@ -2,7 +2,7 @@
 
 use avion::report::{
     BadSamples, ClipCard, EvalRecord, EvalTable, EventWriter, Fact, Match, MetricsLog, Progress, ProgressPlan, Record,
-    ReportData, Results, ScoreRow, Scores, Search, SearchHit, StepRecord, Thumbnail, read_metrics,
+    ReportData, Results, ScoreRow, Scored, Scores, Search, SearchHit, StepRecord, Thumbnail, read_metrics,
 };
 use std::fs;
 use std::path::Path;
@@ -31,7 +31,8 @@ fn evaluation(step: u64) -> EvalRecord {
 
 // ---- progress ----
 
-const PLAN: ProgressPlan = ProgressPlan { total_steps: 48_000, batch_size: 2048, horizon_samples: 100_000 };
+const PLAN: ProgressPlan =
+    ProgressPlan { total_steps: 48_000, batch_size: 2048, scored: Scored::Retrieval, horizon_samples: 100_000 };
 
 fn drawn(columns: Option<usize>, draw: impl FnOnce(&mut Progress<&mut Vec<u8>>)) -> String {
     let mut out = Vec::new();
@@ -518,4 +519,26 @@ fn balanced(page: &str) {
         }
     }
     assert!(open.is_empty(), "never closed: {open:?}");
+}
+
+/// A run of another task says what its scores are, and never speaks of retrieval.
+#[test]
+fn pages_and_lines_name_what_is_scored() {
+    let records: Vec<Record> = (1..9).map(|i| Record::Step(StepRecord { accuracy: -0.2, ..step(i * 20) })).collect();
+    let rows = vec![ScoreRow { name: "top-1".into(), chance: Some(0.1), before: None, after: Some(0.3) }];
+    let tables = vec![EvalTable { set: String::new(), rows }];
+    let page = |scored| {
+        ReportData { scored, tables: tables.clone(), records: records.clone(), ..ReportData::default() }.render()
+    };
+    let [found, recognised, filled] = [Scored::Retrieval, Scored::Recognition, Scored::Reconstruction].map(page);
+    assert!(found.contains("<h2>Retrieval</h2>") && found.contains("random ranking"));
+    assert!(recognised.contains("<h2>Recognition</h2>") && recognised.contains("most frequent class"));
+    assert!(filled.contains("<h2>Reconstruction</h2>") && filled.contains("explained share of the variance"));
+    assert!(!recognised.contains("etrieval") && !filled.contains("etrieval") && !filled.contains("matches"));
+
+    let mut out = Vec::new();
+    let plan = ProgressPlan { scored: Scored::Reconstruction, ..PLAN };
+    Progress::new(&mut out, None, plan, 0).update(&StepRecord { accuracy: 0.25, ..step(1) });
+    let line = String::from_utf8(out).unwrap();
+    assert!(line.contains("explained 25.0%") && !line.contains("acc "), "{line}");
 }

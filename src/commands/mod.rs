@@ -3,11 +3,17 @@
 mod bench;
 mod config;
 mod demo;
+mod demo_videomae;
 mod devices;
 mod eval;
+mod export;
+mod inspect;
+mod probe;
 mod train;
+mod weights;
 
-use crate::cli::{Cli, Command, DeviceArgs};
+use crate::cli::{Cli, Command, DemoWhat, DeviceArgs};
+use crate::config::recipe::TaskKind;
 use crate::config::{Recipe, Resolved, Warning, validate};
 use crate::device::{self, Chosen};
 use anyhow::Result;
@@ -24,7 +30,13 @@ pub fn run(cli: Cli) -> Result<u8> {
     match cli.command {
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),
-        Command::Demo(args) => demo::run(args),
+        Command::Probe(args) => probe::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Export(args) => export::run(args),
+        Command::Demo(args) => match args.what {
+            DemoWhat::Clip => demo::run(args),
+            DemoWhat::Videomae => demo_videomae::run(args),
+        },
         Command::Devices(args) => devices::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Config(args) => config::run(args),
@@ -43,6 +55,15 @@ pub fn print_error(error: &(dyn std::error::Error + 'static)) {
         }
         last = cause.to_string();
         next = cause.source();
+    }
+}
+
+/// A task as recipes write it.
+fn task_name(task: TaskKind) -> &'static str {
+    match task {
+        TaskKind::Contrastive => "contrastive",
+        TaskKind::Masked => "masked",
+        TaskKind::Classify => "classify",
     }
 }
 

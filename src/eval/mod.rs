@@ -6,6 +6,7 @@
 //! - [`views`]: averages what a classifier says of several views of a clip
 //! - [`neighbours`], [`probe`]: how far features, as they are, separate classes
 
+mod classes;
 pub mod classification;
 mod features;
 mod lbfgs;
@@ -18,7 +19,9 @@ pub mod retrieval;
 mod source;
 pub mod views;
 
+pub use classes::class_rows;
 pub use features::{FeatureError, Labelled};
+pub(crate) use products::rows_by_rows;
 pub use source::SourceSet;
 
 use crate::data::annotations::AnnotationError;

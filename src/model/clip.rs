@@ -13,7 +13,7 @@ use crate::ops::differentiable::differentiable;
 use crate::ops::patch_embed::{Frames, PatchGrid};
 use crate::ops::tensor::{Ad, AdT, float_kind};
 use crate::ops::token_embed::TokenIds;
-use crate::ops::workspace::Workspace;
+use crate::ops::workspace::{Matrix, Workspace};
 use avion_kernels::embedding::Groups;
 use burn::tensor::{DType, Tensor};
 use burn_cubecl::CubeRuntime;
@@ -121,6 +121,11 @@ impl<R: CubeRuntime> Clip<R> {
             };
             (feature, backward)
         })
+    }
+
+    /// Queries, keys and values of a block of the video tower: see [`VisionTower::qkv`].
+    pub fn video_qkv(&self, frames: &Frames, layer: usize) -> Matrix {
+        self.vision.qkv(frames, layer)
     }
 
     /// Features of captions, `[batch, embed]`, f32, rows of length 1; one node of the graph when `pass` has a plan.

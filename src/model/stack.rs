@@ -5,6 +5,7 @@ use super::shape::TowerShape;
 use crate::config::recipe::Activation;
 use crate::data::rng::{Purpose, keyed};
 use crate::ops::block::{Block, BlockSpec, BlockWeights, DropPath, Keep, Kept};
+use crate::ops::linear;
 use crate::ops::norm::Norm;
 use crate::ops::workspace::{Matrix, Workspace};
 use avion_kernels::attention::AttentionShape;
@@ -143,6 +144,15 @@ impl<R: CubeRuntime> Stack<R> {
             }
         }
         (x, blocks)
+    }
+
+    /// Queries, keys and values of block `layer`, `[batch * tokens, 3 * width]`, columns ordered (q|k|v, head, dim), from
+    /// the input of the first block: what its attention is made of.
+    pub fn qkv(&self, x: Matrix, layer: usize, extent: Extent) -> Matrix {
+        let (x, _) = self.forward(x, 0..layer, extent, None, &[]);
+        let weights = &self.blocks[layer];
+        let (normed, _) = weights.ln_1.forward(&self.ws, &x);
+        linear::forward(&self.ws, &normed, &weights.in_proj, Some(&weights.in_proj_bias), None)
     }
 
     /// Turns the gradient of the output of the blocks that left `kept`, the first ones, into that of their input, in

@@ -73,6 +73,11 @@ impl<R: CubeRuntime> Tower<R> {
         (y, kept)
     }
 
+    /// As [`Stack::qkv`].
+    pub fn qkv(&self, x: Matrix, layer: usize, extent: Extent) -> Matrix {
+        self.stack.qkv(x, layer, extent)
+    }
+
     /// Gradient of the tower's input, `[batch * tokens, width]`, from that of the picked tokens, `stream`,
     /// `[batch, width]`, which is used up.
     pub fn backward(&self, kept: TowerKept, stream: Matrix) -> Matrix {

@@ -3,7 +3,7 @@
 use super::params::ParamStore;
 use super::plan::TowerPlan;
 use super::shape::ClipShape;
-use super::stack::{DropKey, norm};
+use super::stack::{DropKey, Extent, norm};
 use super::tower::{Samples, Tower, TowerKept};
 use crate::data::rng::{Purpose, keyed};
 use crate::ops::head::{Head, HeadKept};
@@ -92,6 +92,14 @@ impl<R: CubeRuntime> VisionTower<R> {
         let kept =
             kept.zip(tower).map(|((embedded, stats), tower)| VisionKept { frames, embedded, stats, tower, head });
         (feature, kept)
+    }
+
+    /// Queries, keys and values of block `layer`, `[batch * tokens, 3 * width]`, columns ordered (q|k|v, head, dim); each
+    /// clip's first row is its class token's.
+    pub fn qkv(&self, frames: &Frames, layer: usize) -> Matrix {
+        let extent = Extent { batch: frames.batch, tokens: frames.tokens() };
+        let (x, _) = self.ln_pre.forward(&self.ws, &self.embed.forward(&self.ws, frames));
+        self.tower.qkv(x, layer, extent)
     }
 
     /// Leaves out patches of each clip, in training.

@@ -1,6 +1,6 @@
 //! The one line that says how a run is doing.
 
-use super::StepRecord;
+use super::{Scored, StepRecord};
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
@@ -11,6 +11,8 @@ pub struct ProgressPlan {
     pub total_steps: u64,
     /// Clips per optimizer step.
     pub batch_size: usize,
+    /// What the steps count beside the loss.
+    pub scored: Scored,
     /// Loss, accuracy and rates are means that forget with this many clips, whatever the batch size.
     pub horizon_samples: usize,
 }
@@ -114,7 +116,7 @@ impl<W: Write> Progress<W> {
             (0, format!("step {}/{total}", record.step)),
             (6, format!("epoch {:.2}", record.epoch)),
             (0, format!("loss {:.4}", smooth.loss)),
-            (5, format!("acc {:.1}%", smooth.accuracy * 100.0)),
+            (5, format!("{} {:.1}%", self.plan.scored.short(), smooth.accuracy * 100.0)),
             (8, format!("grad {:.2}", record.grad_norm)),
             (9, format!("lr {:.1e}", record.lr)),
             (4, format!("{:.0} ms/step", smooth.step_ms)),
@@ -122,7 +124,7 @@ impl<W: Write> Progress<W> {
             (3, format!("data-wait {:.0}%", smooth.data_wait * 100.0)),
         ];
         if smooth.accuracy.is_nan() {
-            fields.retain(|(_, field)| !field.starts_with("acc ")); // not every task has matches to count
+            fields.retain(|(_, field)| !field.starts_with(self.plan.scored.short())); // nothing to count
         }
         if let Some(bytes) = record.memory_bytes {
             let gib = bytes as f64 / f64::from(1 << 30);

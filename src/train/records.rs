@@ -1,11 +1,14 @@
 //! What a run writes down while it goes: progress line, `metrics.jsonl`, TensorBoard.
 
 use super::TrainError;
+use super::summary::scored;
 use crate::checkpoint::TrainState;
 use crate::config::recipe::Recipe;
 use crate::eval::Evaluation;
 use crate::fs::WriteError;
-use crate::report::{EvalRecord, EventWriter, MetricsLog, Progress, ProgressPlan, Record, StepRecord, read_metrics};
+use crate::report::{
+    EvalRecord, EventWriter, MetricsLog, Progress, ProgressPlan, Record, Scored, StepRecord, read_metrics,
+};
 use std::io::Stderr;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +21,7 @@ pub(super) struct Records {
     tensorboard: EventWriter,
     progress: Option<Progress<Stderr>>,
     batch_size: usize,
+    scored: Scored,
     first_step: u64,
 }
 
@@ -43,6 +47,7 @@ impl Records {
             tensorboard: EventWriter::create(&tensorboard, state.map(|s| s.step))?,
             progress: None,
             batch_size: recipe.train.batch_size,
+            scored: scored(recipe.task),
             first_step: state.map_or(0, |s| s.step),
         })
     }
@@ -52,6 +57,7 @@ impl Records {
         let plan = ProgressPlan {
             total_steps,
             batch_size: self.batch_size,
+            scored: self.scored,
             horizon_samples: HORIZON_BATCHES * self.batch_size,
         };
         self.progress = Some(Progress::stderr(plan, self.first_step));
@@ -105,12 +111,14 @@ impl Drop for Records {
 
 /// One line per evaluation: the scores that matter, each beside chance.
 fn describe(step: u64, evaluation: &Evaluation) -> String {
-    let shown = ["t2v_r1", "v2t_r1", "map_avg", "ndcg_avg", "textbook_map_avg"];
+    let shown =
+        ["t2v_r1", "v2t_r1", "map_avg", "ndcg_avg", "textbook_map_avg", "top1", "top5", "mean_class", "explained"];
     let scores = shown.iter().filter_map(|name| {
         let (score, chance) = (evaluation.scores.get(*name)?, evaluation.chance.get(*name)?);
         Some(format!("{name} {:.2}% (chance {:.2}%)", score * 100.0, chance * 100.0))
     });
-    let scores: Vec<String> = scores.collect();
+    let loss = evaluation.scores.get("loss").map(|loss| format!("loss {loss:.4}"));
+    let scores: Vec<String> = loss.into_iter().chain(scores).collect();
     let unreadable = match evaluation.unreadable {
         0 => String::new(),
         n => format!(", {n} unreadable left out"),

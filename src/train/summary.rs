@@ -2,9 +2,14 @@
 
 use super::TrainError;
 use crate::config::Resolved;
+use crate::config::recipe::{Recipe, TaskKind};
+use crate::data::annotations::read_names;
 use crate::device::DeviceInfo;
-use crate::eval::{Evaluation, Example};
-use crate::report::{BadSamples, ClipCard, EvalTable, Fact, Match, Record, ReportData, Results, ScoreRow, Scores};
+use crate::eval::{Evaluation, Example, class_rows};
+use crate::report::{
+    BadSamples, ClassSection, ClipCard, EvalTable, Fact, Match, Record, ReportData, ReportError, Results, ScoreRow,
+    Scored, Scores, Thumbnail, draw_confusion,
+};
 use burn::tensor::DType;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,7 +24,7 @@ pub(super) struct Facts<'a> {
 }
 
 /// Scores shown, with their names for people.
-const SHOWN: [(&str, &str); 13] = [
+const SHOWN: [(&str, &str); 19] = [
     ("t2v_r1", "text to video R@1"),
     ("v2t_r1", "video to text R@1"),
     ("t2v_r5", "text to video R@5"),
@@ -33,7 +38,22 @@ const SHOWN: [(&str, &str); 13] = [
     ("ndcg_v2t", "nDCG, video to text"),
     ("ndcg_t2v", "nDCG, text to video"),
     ("textbook_map_avg", "mAP, textbook"),
+    ("top1", "top-1"),
+    ("top5", "top-5"),
+    ("mean_class", "class mean"),
+    ("top1_probabilities", "top-1, probabilities averaged"),
+    ("top5_probabilities", "top-5, probabilities averaged"),
+    ("explained", "explained share of the variance"),
 ];
+
+/// What a task's scores measure.
+pub(super) fn scored(task: TaskKind) -> Scored {
+    match task {
+        TaskKind::Contrastive => Scored::Retrieval,
+        TaskKind::Classify => Scored::Recognition,
+        TaskKind::Masked => Scored::Reconstruction,
+    }
+}
 
 /// Writes both files; returns the report's path and what `results.json` holds.
 pub(super) fn write(
@@ -59,8 +79,9 @@ pub(super) fn write(
             Fact::new("running time, evaluation included", duration(facts.running_s)),
             Fact::new("avion", env!("CARGO_PKG_VERSION")),
         ],
+        scored: scored(recipe.task),
         tables,
-        classes: Vec::new(),
+        classes: classes(recipe, evaluations)?,
         records: history,
         searches: evaluations.iter().flat_map(|e| e.searches.clone()).collect(),
         clips: evaluations.iter().flat_map(|e| e.examples.iter().map(card)).collect(),
@@ -69,6 +90,29 @@ pub(super) fn write(
     let report = folder.join("report.html");
     data.write(&report)?;
     Ok((report, results))
+}
+
+/// What each class was taken for, of the sets that have classes.
+fn classes(recipe: &Recipe, evaluations: &[Evaluation]) -> Result<Vec<ClassSection>, ReportError> {
+    let names = match &recipe.data.labels {
+        // A finished run must not be lost to a list of names.
+        Some(path) => read_names(path, recipe.classify.classes).unwrap_or_else(|error| {
+            tracing::warn!("{error}; the report numbers the classes");
+            Vec::new()
+        }),
+        None => Vec::new(),
+    };
+    let with_classes = evaluations.iter().filter_map(|evaluation| Some((evaluation, evaluation.confusion.as_ref()?)));
+    with_classes
+        .map(|(evaluation, confusion)| {
+            let picture = draw_confusion(&confusion.counts, confusion.classes)?;
+            Ok(ClassSection {
+                set: evaluation.set.clone(),
+                rows: class_rows(confusion, &names),
+                confusion: Some(Thumbnail::from_picture(&picture)?),
+            })
+        })
+        .collect()
 }
 
 /// The scores of a set before the first step.

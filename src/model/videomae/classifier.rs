@@ -114,6 +114,19 @@ impl<R: CubeRuntime> Classifier<R> {
         self.owned(&logits)
     }
 
+    /// What the head sees, as features of frozen encoders are taken: the normalised mean token, in the compute type,
+    /// `[clips, width]`.
+    pub fn features(&self, pixels: Handle, clips: usize) -> Matrix {
+        let (pooled, _) = self.encode(&self.tubelets(pixels, clips), None, None);
+        self.norm.forward(&self.ws, &pooled).0
+    }
+
+    /// Queries, keys and values of block `layer` over whole clips, `[clips * tokens, 3 * width]`, columns ordered
+    /// (q|k|v, head, dim).
+    pub fn qkv(&self, pixels: Handle, clips: usize, layer: usize) -> Matrix {
+        self.backbone.qkv(&self.ws, pixels, self.shape.grid, clips, layer)
+    }
+
     /// A copy in f32 whose memory is Burn's.
     fn owned(&self, matrix: &Matrix) -> T<R, 2> {
         let (ws, len) = (&self.ws, matrix.len());

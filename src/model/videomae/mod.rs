@@ -14,8 +14,11 @@ pub use specs::{classifier_specs, specs};
 
 use super::stack::{BlockNames, Stack};
 use crate::config::recipe::Activation;
-use crate::ops::tubelet_embed::TubeletEmbed;
-use crate::ops::workspace::Workspace;
+use crate::model::stack::Extent;
+use crate::ops::tubelet_embed::{TubeletEmbed, TubeletGrid, Tubelets};
+use crate::ops::workspace::{Matrix, Workspace};
+use avion_kernels::Handle;
+use avion_kernels::masking::Counts;
 use avion_kernels::patch_ingest::PixelNorm;
 use burn_cubecl::CubeRuntime;
 
@@ -45,6 +48,13 @@ impl<R: CubeRuntime> Backbone<R> {
             },
             stack: Stack::new(ws, params, "encoder.blocks", names, shape, false, activation, drop_path),
         }
+    }
+
+    /// Queries, keys and values of block `layer` over whole clips: see [`Stack::qkv`].
+    fn qkv(&self, ws: &Workspace<R>, pixels: Handle, grid: TubeletGrid, clips: usize, layer: usize) -> Matrix {
+        let counts = Counts::all(clips, grid.tokens());
+        let x = self.embed.forward(ws, &Tubelets { pixels, grid, order: None, counts });
+        self.stack.qkv(x, layer, Extent { batch: clips, tokens: grid.tokens() })
     }
 }
 

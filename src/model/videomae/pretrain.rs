@@ -41,6 +41,13 @@ pub struct Masked {
     order: Handle,
 }
 
+impl Masked {
+    /// u32 `[clips, visible + decoded]`: numbers of the visible tokens, then of those to be decoded, ascending each.
+    pub fn order(&self) -> &Handle {
+        &self.order
+    }
+}
+
 /// What the encoder left for its backward pass.
 struct EncoderKept {
     blocks: StackKept,
@@ -202,6 +209,12 @@ impl<R: CubeRuntime> VideoMae<R> {
         let mean = ws.matrix(clips, x.columns);
         checked(pool::forward(&ws.client, x.kind, x.handle(), mean.handle(), [clips, tokens, x.columns]));
         mean
+    }
+
+    /// Queries, keys and values of the encoder's block `layer` over whole clips, nothing masked,
+    /// `[clips * tokens, 3 * width]`, columns ordered (q|k|v, head, dim).
+    pub fn qkv(&self, pixels: Handle, clips: usize, layer: usize) -> Matrix {
+        self.backbone.qkv(&self.ws, pixels, self.shape.grid, clips, layer)
     }
 
     fn visible_tokens(&self, counts: Counts) -> Extent {

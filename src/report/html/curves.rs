@@ -2,11 +2,11 @@
 
 use super::super::{Record, StepRecord};
 use super::chart::{Chart, Scale, Series};
-use super::thousands;
+use super::{Scored, thousands};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-pub(super) fn render(records: &[Record], page: &mut String) {
+pub(super) fn render(records: &[Record], scored: Scored, page: &mut String) {
     let steps: Vec<&StepRecord> = records
         .iter()
         .filter_map(|record| match record {
@@ -22,7 +22,7 @@ pub(super) fn render(records: &[Record], page: &mut String) {
     let smooth = |title, value, scale| Chart { title, series: vec![Series::exact("", curve(value))], scale };
     let mut charts = vec![
         noisy("loss", |s| s.loss, Scale::Fit),
-        noisy("right matches within the batch", |s| s.accuracy, Scale::Share),
+        noisy(scored.in_training(), |s| s.accuracy, share(scored)),
         smooth("learning rate", |s| s.lr, Scale::FromZero),
         noisy("gradient norm before clipping", |s| s.grad_norm, Scale::Log),
         noisy("clips per second", |s| s.clips_per_s, Scale::FromZero),
@@ -35,7 +35,7 @@ pub(super) fn render(records: &[Record], page: &mut String) {
         charts.push(smooth("1 / temperature", |s| s.logit_scale.exp(), Scale::Fit));
     }
     // An evaluation between the first and the last is a curve; those two alone are in the table of scores.
-    charts.extend(eval_charts(records));
+    charts.extend(eval_charts(records, scored));
     page.push_str("<section>\n<h2>Training</h2>\n");
     let _ = writeln!(
         page,
@@ -49,10 +49,26 @@ pub(super) fn render(records: &[Record], page: &mut String) {
     page.push_str("</div>\n</section>\n");
 }
 
+/// The scale of shares: a prediction that is worse than the mean explains less than nothing.
+fn share(scored: Scored) -> Scale {
+    match scored {
+        Scored::Retrieval | Scored::Recognition => Scale::Share,
+        Scored::Reconstruction => Scale::Fit,
+    }
+}
+
 /// One chart per evaluation set that was scored more than twice.
-fn eval_charts(records: &[Record]) -> Vec<Chart<'_>> {
-    const SHOWN: [(&str, &str); 4] =
-        [("map_avg", "mAP"), ("ndcg_avg", "nDCG"), ("t2v_r1", "caption → clip R@1"), ("v2t_r1", "clip → caption R@1")];
+fn eval_charts(records: &[Record], scored: Scored) -> Vec<Chart<'_>> {
+    const SHOWN: [(&str, &str); 8] = [
+        ("map_avg", "mAP"),
+        ("ndcg_avg", "nDCG"),
+        ("t2v_r1", "caption → clip R@1"),
+        ("v2t_r1", "clip → caption R@1"),
+        ("top1", "top-1"),
+        ("top5", "top-5"),
+        ("mean_class", "class mean"),
+        ("explained", "explained"),
+    ];
     let mut sets = BTreeMap::<&str, Vec<_>>::new();
     for record in records {
         if let Record::Eval(eval) = record {
@@ -71,7 +87,7 @@ fn eval_charts(records: &[Record]) -> Vec<Chart<'_>> {
                     (!points.is_empty()).then(|| Series::exact(name, points))
                 })
                 .collect(),
-            scale: Scale::Share,
+            scale: share(scored),
         })
         .filter(|chart| !chart.series.is_empty())
         .collect()

@@ -13,7 +13,7 @@ mod thumbnail;
 
 pub use classes::{ClassRow, ClassSection};
 pub use gallery::{ClipCard, Match, Search, SearchHit};
-pub use scores::{EvalTable, ScoreRow};
+pub use scores::{EvalTable, ScoreRow, Scored};
 pub use thumbnail::Thumbnail;
 
 use super::{Record, ReportError, Results, write_atomic};
@@ -30,6 +30,9 @@ pub struct ReportData {
     pub subtitle: String,
     /// Recipe, device, versions, durations.
     pub facts: Vec<Fact>,
+    /// What the run's scores measure.
+    #[serde(default)]
+    pub scored: Scored,
     /// Scores of each evaluation set. The first set's first four rows are also shown large.
     pub tables: Vec<EvalTable>,
     /// Classes of each evaluation set that has any.
@@ -114,10 +117,10 @@ impl ReportData {
             let _ = writeln!(page, "<p class=\"subtitle\">{}</p>", escape(&self.subtitle));
         }
         page.push_str("</header>\n");
-        scores::render(&self.tables, &mut page);
+        scores::render(&self.tables, self.scored, &mut page);
         classes::render(&self.classes, &mut page);
         gallery::render(&self.searches, &self.clips, &mut page);
-        curves::render(&self.records, &mut page);
+        curves::render(&self.records, self.scored, &mut page);
         self.bad_samples.render(&mut page);
         render_facts(&self.facts, &mut page);
         page.push_str("</main>\n</body>\n</html>\n");

@@ -4,6 +4,54 @@ use super::{escape, percent};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 
+/// What the scores of a run measure, and what its steps count as success beside the loss.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scored {
+    /// Captions and clips that find each other.
+    #[default]
+    Retrieval,
+    /// Clips whose class is recognised.
+    Recognition,
+    /// Hidden tokens that are predicted: the share of their variance that is explained.
+    Reconstruction,
+}
+
+impl Scored {
+    fn heading(self) -> &'static str {
+        match self {
+            Self::Retrieval => "Retrieval",
+            Self::Recognition => "Recognition",
+            Self::Reconstruction => "Reconstruction",
+        }
+    }
+
+    fn chance(self) -> &'static str {
+        match self {
+            Self::Retrieval => "the mean score of a random ranking",
+            Self::Recognition => "the most frequent class first, for every clip",
+            Self::Reconstruction => "every pixel predicted as its patch's mean",
+        }
+    }
+
+    /// Title of the curve of what each step counts.
+    pub(super) fn in_training(self) -> &'static str {
+        match self {
+            Self::Retrieval => "right matches within the batch",
+            Self::Recognition => "right classes within the batch",
+            Self::Reconstruction => "explained share of the variance",
+        }
+    }
+
+    /// The same in the progress line.
+    pub(in crate::report) fn short(self) -> &'static str {
+        match self {
+            Self::Retrieval | Self::Recognition => "acc",
+            Self::Reconstruction => "explained",
+        }
+    }
+}
+
 /// Scores of one evaluation set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EvalTable {
@@ -24,16 +72,18 @@ pub struct ScoreRow {
 /// Rows shown as large numbers.
 const TILES: usize = 4;
 
-pub(super) fn render(tables: &[EvalTable], page: &mut String) {
+pub(super) fn render(tables: &[EvalTable], scored: Scored, page: &mut String) {
     let Some(first) = tables.first() else { return };
     page.push_str("<div class=\"tiles\">\n");
     for row in first.rows.iter().take(TILES) {
         tile(row, page);
     }
-    page.push_str("</div>\n<section>\n<h2>Retrieval</h2>\n");
-    page.push_str(
-        "<p class=\"legend\"><i class=\"key after\"></i>after training <i class=\"key before\"></i>before \
-         <i class=\"key chance\"></i>chance: the mean score of a random ranking</p>\n",
+    let _ = writeln!(
+        page,
+        "</div>\n<section>\n<h2>{}</h2>\n<p class=\"legend\"><i class=\"key after\"></i>after training \
+         <i class=\"key before\"></i>before <i class=\"key chance\"></i>chance: {}</p>",
+        scored.heading(),
+        scored.chance()
     );
     for table in tables {
         if !table.set.is_empty() {
