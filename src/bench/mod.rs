@@ -3,6 +3,7 @@
 pub mod decode;
 pub mod io;
 pub mod kernels;
+mod masking;
 pub mod step;
 
 use crate::device::DeviceError;

@@ -131,8 +131,24 @@ fn measure<R: CubeRuntime, K: Task<R>>(
     let host = Row::new("the host's share: the same step with 2 clips", host.samples);
     let mut rows = vec![step, host];
     if options.parts {
-        let parts = parts(&ws, &towers, memory, chunks)?;
-        let together: f64 = parts.iter().map(|row| row.calls * row.median_ms).sum();
+        let mut parts = parts(&ws, &towers, memory, chunks)?;
+        let total = |parts: &[Row]| parts.iter().map(|row| row.calls * row.median_ms).sum::<f64>();
+        if recipe.task == TaskKind::Masked {
+            let masking = super::masking::parts(&ws, recipe, recipe.train.clips_at_once())?;
+            let masking: Vec<Row> = masking
+                .into_iter()
+                .map(|row| {
+                    let calls = row.calls;
+                    row.calls(chunks * calls)
+                })
+                .collect();
+            notes.push(format!(
+                "masks, ingest, decoder's input and output, targets and loss: {:.1}% of the step",
+                100.0 * total(&masking) / rows[0].median_ms
+            ));
+            parts.extend(masking);
+        }
+        let together = total(&parts);
         rows.extend(parts);
         notes.push(format!("the parts above, timed one by one: {together:.1} ms together"));
     }
