@@ -1,6 +1,8 @@
-//! Elementwise passes over flat buffers: accumulate, clear, cast. One launch each, four elements a unit.
+//! Elementwise passes over flat buffers: accumulate, clear, cast, moving average, exchange. One launch each, four elements
+//! a unit.
 //!
-//! Memory bound. Bytes per element: accumulate 8 plus the source's size, clear 4, cast 4 plus the destination's size.
+//! Memory bound. Bytes per element: accumulate 8 plus the source's size, clear 4, cast 4 plus the destination's size,
+//! moving average 12, exchange 16.
 
 use crate::{FloatKind, Handle, launch::grid, with_float};
 use cubecl::prelude::*;
@@ -85,6 +87,69 @@ pub fn clear<R: Runtime>(client: &ComputeClient<R>, dst: &Handle, len: usize) {
             dim,
             lanes,
             ArrayArg::from_raw_parts(dst.clone(), len),
+            (len / lanes) as u32,
+        )
+    };
+}
+
+#[cube(launch_unchecked)]
+fn ema_kernel<N: Size>(
+    src: &Array<Vector<f32, N>>,
+    average: &mut Array<Vector<f32, N>>,
+    vectors: u32,
+    decay: f32,
+    rest: f32,
+) {
+    let i = ABSOLUTE_POS;
+    if i < vectors as usize {
+        average[i] = Vector::new(decay) * average[i] + Vector::new(rest) * src[i];
+    }
+}
+
+/// `average = decay * average + (1 - decay) * src`, for `[len]` f32; two different buffers.
+pub fn ema<R: Runtime>(client: &ComputeClient<R>, src: &Handle, average: &Handle, decay: f64, len: usize) {
+    let lanes = lanes(len);
+    let (count, dim) = grid(len / lanes);
+    // SAFETY: both arrays hold `len` elements and the kernel checks its position against it.
+    unsafe {
+        ema_kernel::launch_unchecked::<R>(
+            client,
+            count,
+            dim,
+            lanes,
+            ArrayArg::from_raw_parts(src.clone(), len),
+            ArrayArg::from_raw_parts(average.clone(), len),
+            (len / lanes) as u32,
+            decay as f32,
+            // Not from the rounded decay: of 0.9999 that would be off by 2e-4 of itself.
+            (1.0 - decay) as f32,
+        )
+    };
+}
+
+#[cube(launch_unchecked)]
+fn exchange_kernel<N: Size>(a: &mut Array<Vector<f32, N>>, b: &mut Array<Vector<f32, N>>, vectors: u32) {
+    let i = ABSOLUTE_POS;
+    if i < vectors as usize {
+        let (of_a, of_b) = (a[i], b[i]);
+        a[i] = of_b;
+        b[i] = of_a;
+    }
+}
+
+/// Exchanges the contents of two buffers, `[len]` f32.
+pub fn exchange<R: Runtime>(client: &ComputeClient<R>, a: &Handle, b: &Handle, len: usize) {
+    let lanes = lanes(len);
+    let (count, dim) = grid(len / lanes);
+    // SAFETY: both arrays hold `len` elements and the kernel checks its position against it.
+    unsafe {
+        exchange_kernel::launch_unchecked::<R>(
+            client,
+            count,
+            dim,
+            lanes,
+            ArrayArg::from_raw_parts(a.clone(), len),
+            ArrayArg::from_raw_parts(b.clone(), len),
             (len / lanes) as u32,
         )
     };

@@ -3,13 +3,13 @@
 //! ```text
 //! step-00001200/
 //!   model.safetensors      weights, named as PyTorch's AVION names them
-//!   optimizer.safetensors  moments
+//!   optimizer.safetensors  moments, and where one is kept the moving average of the weights
 //!   recipe.toml            the fully resolved recipe
 //!   state.json             step, counters, and sizes and checksums of the files above
 //! ```
 
 use super::error::CheckpointError;
-use super::safetensors_file::{read_safetensors, size_of, write_safetensors};
+use super::safetensors_file::{read_safetensors, read_some, size_of, write_safetensors};
 use super::state::{FORMAT, FileSum, Manifest, TrainState, recipe_hash};
 use super::tensor::Tensors;
 use crate::fs::{WriteError, sync_folder, write_synced};
@@ -22,6 +22,9 @@ pub(super) const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const RECIPE: &str = "recipe.toml";
 const STATE: &str = "state.json";
+
+/// Begins the names of the moving average of the weights, beside the optimizer's state.
+pub const AVERAGE: &str = "ema.";
 
 /// What is saved. Nothing of it is copied.
 #[derive(Clone, Copy, Debug)]
@@ -128,6 +131,25 @@ pub fn read(folder: &Path) -> Result<Checkpoint, CheckpointError> {
         manifest,
         recipe: fs::read_to_string(&recipe).map_err(CheckpointError::read(&recipe))?,
     })
+}
+
+/// Puts the moving average that a checkpoint holds, if it does, in the place of its weights: what the run evaluates.
+/// Returns whether there is one.
+///
+/// # Errors
+/// [`CheckpointError::Read`] and [`CheckpointError::Format`].
+pub fn overlay_average(folder: &Path, weights: &mut Tensors) -> Result<bool, CheckpointError> {
+    let path = folder.join(OPTIMIZER);
+    if !path.is_file() {
+        // Whoever passes a model on may leave it out.
+        return Ok(false);
+    }
+    let (averages, _) = read_some(&path, |name| name.starts_with(AVERAGE))?;
+    let found = !averages.is_empty();
+    for (name, tensor) in averages {
+        weights.insert(name[AVERAGE.len()..].to_owned(), tensor);
+    }
+    Ok(found)
 }
 
 fn check_file(folder: &Path, name: &str, manifest: &Manifest) -> Result<(), String> {

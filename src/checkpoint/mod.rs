@@ -25,7 +25,7 @@ pub use error::CheckpointError;
 pub use export::{
     HuggingFaceModel, Temporal, VideoMaeSettings, to_hugging_face_names, to_hugging_face_videomae, to_openai_names,
 };
-pub use folder::{Checkpoint, Snapshot, read, verify};
+pub use folder::{AVERAGE, Checkpoint, Snapshot, overlay_average, read, verify};
 pub use load::{LoadOptions, LoadReport, load_into};
 pub use names::{Naming, to_our_names};
 pub use safetensors_file::{read_safetensors, write_safetensors};

@@ -10,7 +10,7 @@ use safetensors::tensor::{Dtype as FileDtype, Metadata, TensorInfo};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 
 /// Longest header read: the limit of the safetensors library.
@@ -75,12 +75,20 @@ pub(super) fn size_of(tensors: &Tensors) -> u64 {
 /// [`CheckpointError::Read`], and [`CheckpointError::Format`] for files that are cut short, too
 /// long, or hold types that we have no use for (8-bit floats, unsigned wide integers).
 pub fn read_safetensors(path: &Path) -> Result<(Tensors, BTreeMap<String, String>), CheckpointError> {
+    read_some(path, |_| true)
+}
+
+/// As [`read_safetensors`], of the tensors whose names are `wanted`.
+pub(super) fn read_some(
+    path: &Path,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<(Tensors, BTreeMap<String, String>), CheckpointError> {
     let mut file = File::open(path).map_err(CheckpointError::read(path))?;
     let length = file.metadata().map_err(CheckpointError::read(path))?.len();
     let header = read_header(&mut file, length, path)?;
     let infos = header.tensors();
     let mut tensors = Tensors::new();
-    // In the order of the file: one pass, no seeks. The header's types guarantee no gaps.
+    // In the order of the file: one pass. The header's types guarantee no gaps.
     for name in header.offset_keys() {
         let Some(info) = infos.get(&name) else {
             continue;
@@ -89,7 +97,12 @@ pub fn read_safetensors(path: &Path) -> Result<(Tensors, BTreeMap<String, String
             let reason = format!("tensor {name} is of type {:?}, not supported", info.dtype);
             CheckpointError::format(path, reason)
         })?;
-        let mut bytes = vec![0; info.data_offsets.1 - info.data_offsets.0];
+        let length = info.data_offsets.1 - info.data_offsets.0;
+        if !wanted(&name) {
+            file.seek_relative(length as i64).map_err(CheckpointError::read(path))?;
+            continue;
+        }
+        let mut bytes = vec![0; length];
         file.read_exact(&mut bytes).map_err(CheckpointError::read(path))?;
         let tensor = HostTensor::new(dtype, &info.shape, bytes)
             .map_err(|reason| CheckpointError::format(path, format!("tensor {name}: {reason}")))?;

@@ -26,19 +26,26 @@ pub struct WeightFile {
 
 /// Reads weights from a safetensors file, a PyTorch file (`.pt`, `.pth`, `.bin`), a checkpoint, a
 /// run's folder (its best checkpoint) or a Hugging Face model's folder. The contents decide, not
-/// the extension.
+/// the extension. Of a checkpoint that holds a moving average of the weights, that is what is read:
+/// the run's scores are its.
 ///
 /// # Errors
 /// [`CheckpointError::Read`], [`CheckpointError::Format`] and [`CheckpointError::Torch`] for the file,
 /// [`CheckpointError::NoCheckpoint`] for a folder with nothing in it, and as [`to_our_names`].
 pub fn read_weights(path: &Path) -> Result<WeightFile, CheckpointError> {
-    let path = if path.is_dir() { inside(path)? } else { path.to_path_buf() };
+    let is_folder = path.is_dir();
+    let path = if is_folder { inside(path)? } else { path.to_path_buf() };
     let mut start = Vec::new();
     File::open(&path).and_then(|file| file.take(16).read_to_end(&mut start)).map_err(CheckpointError::read(&path))?;
-    let (tensors, metadata) =
+    let (mut tensors, metadata) =
         if looks_like_safetensors(&start) { read_safetensors(&path)? } else { (read_torch(&path)?, BTreeMap::new()) };
     if tensors.is_empty() {
         return Err(CheckpointError::format(&path, "it holds no tensors"));
+    }
+    if let Some(folder) = path.parent().filter(|folder| is_folder && folder::is_checkpoint(folder))
+        && folder::overlay_average(folder, &mut tensors)?
+    {
+        tracing::info!("{}: the moving average of the weights", folder.display());
     }
     let (tensors, naming) = to_our_names(tensors)?;
     Ok(WeightFile { path, tensors, naming, metadata })

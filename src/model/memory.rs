@@ -5,6 +5,7 @@ use super::plan::{DoesNotFit, StepPlan, TowerSizes};
 use crate::config::recipe::{KeepPolicy, Recipe, TaskKind};
 use crate::config::{Geometry, parse_bytes};
 use crate::ops::block::Keep;
+use crate::optim::Average;
 use avion_kernels::FloatKind;
 use std::fmt;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ pub struct MemoryPlan {
     pub half_weights: u64,
     /// f32 gradients: `4 N`.
     pub gradients: u64,
-    /// The optimizer's state: `8 N` for AdamW.
+    /// The optimizer's state, `8 N` for AdamW, and the moving average of the weights, `4 N`.
     pub state: u64,
     /// u8 frames of two micro-batches: one in use, one arriving.
     pub frames: u64,
@@ -140,12 +141,13 @@ impl MemoryPlan {
         let needs = Needs::of(recipe, kind, clips);
         let parameters = needs.parameters;
         let towers = needs.towers.as_slice();
+        let averages = usize::from(Average::decay_of(recipe).is_some());
         let mut plan = MemoryPlan {
             parameters,
             weights: 4 * parameters,
             half_weights: if kind == FloatKind::F32 { 0 } else { 2 * parameters },
             gradients: 4 * parameters,
-            state: 4 * count(recipe.optim.state_names().len()) * parameters,
+            state: 4 * count(recipe.optim.state_names().len() + averages) * parameters,
             frames: 2 * count(clips) * needs.frame_bytes,
             loss: needs.loss,
             overhead: SMALL_BUFFERS + if device.cuda { CUDA_OVERHEAD } else { 0 },

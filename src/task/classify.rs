@@ -13,6 +13,7 @@ use crate::model::plan::StepPlan;
 use crate::model::stack::DropKey;
 use crate::model::videomae::{Classifier, ClassifierShape};
 use crate::ops::workspace::Workspace;
+use crate::optim::Average;
 use avion_kernels::Handle;
 use avion_kernels::cuda::upload::Uploader;
 use burn::tensor::DType;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 /// The model with what it needs to learn from batches and to be scored.
 pub struct ClassifyTask<R: CubeRuntime> {
     pub model: Classifier<R>,
+    average: Option<Average>,
     plan: Option<Arc<StepPlan>>,
     feed: Feed<R>,
     clips_at_once: usize,
@@ -31,7 +33,8 @@ pub struct ClassifyTask<R: CubeRuntime> {
 }
 
 impl<R: CubeRuntime> ClassifyTask<R> {
-    /// As [`super::ContrastiveTask::new`].
+    /// As [`super::ContrastiveTask::new`]. A moving average, where the recipe asks for one and steps are to come, starts
+    /// with `values`.
     pub fn new(
         recipe: &Recipe,
         values: &[Vec<f32>],
@@ -44,6 +47,8 @@ impl<R: CubeRuntime> ClassifyTask<R> {
         if let Some(plan) = &plan {
             model.ws.arena.reserve(plan.peak);
         }
+        let decay = Average::decay_of(recipe).filter(|_| plan.is_some());
+        let average = decay.map(|decay| Average::new(decay, &model.params, values));
         let clips_at_once = recipe.train.clips_at_once();
         let uploader = Uploader::new(&model.params.client, device);
         ClassifyTask {
@@ -53,8 +58,14 @@ impl<R: CubeRuntime> ClassifyTask<R> {
             seed: recipe.seed,
             eval_sets,
             recipe: recipe.clone(),
+            average,
             model,
         }
+    }
+
+    /// Goes on with the moving average of a checkpoint, one vector per parameter.
+    pub fn resume_average(&mut self, values: &[Vec<f32>]) {
+        self.average = Average::decay_of(&self.recipe).map(|decay| Average::new(decay, &self.model.params, values));
     }
 
     /// How a batch is mixed; the same each time it is asked for.
@@ -105,7 +116,15 @@ impl<R: CubeRuntime> Task<R> for ClassifyTask<R> {
         1.0 / self.recipe.train.batch_size.div_ceil(self.clips_at_once) as f32
     }
 
-    fn constrain(&self) {}
+    fn constrain(&self) {
+        if let Some(average) = &self.average {
+            average.update(&self.model.params);
+        }
+    }
+
+    fn average(&self) -> Option<&Average> {
+        self.average.as_ref()
+    }
 
     fn logit_scale(&self) -> Option<Handle> {
         None
@@ -113,6 +132,10 @@ impl<R: CubeRuntime> Task<R> for ClassifyTask<R> {
 
     fn evaluate(&self, stop: &dyn Fn() -> bool) -> Result<Option<Vec<Evaluation>>, EvalError> {
         let scorer = ViewScorer { model: &self.model, recipe: &self.recipe, stop };
-        self.eval_sets.iter().map(|set| scorer.evaluate(set)).collect()
+        let score = || self.eval_sets.iter().map(|set| scorer.evaluate(set)).collect();
+        match &self.average {
+            Some(average) => average.instead(&self.model.params, score),
+            None => score(),
+        }
     }
 }

@@ -11,6 +11,7 @@ use crate::device::DeviceError;
 use crate::eval::{EvalError, Evaluation};
 use crate::model::params::ParamStore;
 use crate::ops::workspace::Workspace;
+use crate::optim::Average;
 use avion_kernels::Handle;
 use burn_cubecl::CubeRuntime;
 pub use classify::ClassifyTask;
@@ -46,8 +47,13 @@ pub trait Task<R: CubeRuntime> {
         1.0
     }
 
-    /// Puts parameters back into their range after an update.
+    /// What follows an update: parameters back into their range, the moving average.
     fn constrain(&self);
+
+    /// The moving average of the weights, where one is kept.
+    fn average(&self) -> Option<&Average> {
+        None
+    }
 
     /// `ln` of the inverse temperature, `[1]`, f32, on the device, when there is one.
     fn logit_scale(&self) -> Option<Handle>;

@@ -70,9 +70,9 @@ pub fn run<R: CubeRuntime>(
     }
     let dtype = compute_dtype::<R>(recipe.train.precision, device)?;
     let kind = float_kind(dtype).ok_or_else(|| TrainError::Precision { device: info.name.clone() })?;
-    let (values, optimizer, state) = match start.resumed {
-        Some(resumed) => (resumed.values, Some(resumed.optimizer), Some(resumed.state)),
-        None => (initial_values(recipe)?, None, None),
+    let (values, optimizer, average, state) = match start.resumed {
+        Some(resumed) => (resumed.values, Some(resumed.optimizer), resumed.average, Some(resumed.state)),
+        None => (initial_values(recipe)?, None, None, None),
     };
     check_device::<R>(recipe, kind, device)?;
     let on_device = DeviceMemory { free: info.memory_free, cuda: info.backend == "cuda" };
@@ -90,7 +90,11 @@ pub fn run<R: CubeRuntime>(
         }
         TaskKind::Classify => {
             let sets = eval_sets(&recipe.data.eval, |config| SourceSet::labelled(config, classes))?;
-            run.with(ClassifyTask::<R>::new(recipe, &values, dtype, device, sets, plan), store, &stop, options)
+            let mut task = ClassifyTask::<R>::new(recipe, &values, dtype, device, sets, plan);
+            if let Some(average) = average {
+                task.resume_average(&average);
+            }
+            run.with(task, store, &stop, options)
         }
     }
 }

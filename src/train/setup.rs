@@ -10,7 +10,7 @@ use crate::data::loader::LoaderConfig;
 use crate::data::{Source, annotations};
 use crate::model::params::ParamSpec;
 use crate::model::{init, specs};
-use crate::optim::OptimizerState;
+use crate::optim::{Average, OptimizerState};
 use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
 use std::path::{Path, PathBuf};
@@ -34,6 +34,8 @@ pub(super) struct Start {
 pub(super) struct Resumed {
     pub values: Vec<Vec<f32>>,
     pub optimizer: OptimizerState,
+    /// The moving average of the weights, where the recipe asks for one.
+    pub average: Option<Vec<Vec<f32>>>,
     pub state: TrainState,
 }
 
@@ -100,7 +102,11 @@ impl Start {
         let parts = resolved.recipe.optim.state_names().iter();
         let optimizer: Result<OptimizerState, TrainError> =
             parts.map(|part| in_order(&path, &specs, &format!("{part}."), &saved.optimizer)).collect();
-        Ok(Start { resumed: Some(Resumed { values, optimizer: optimizer?, state: saved.manifest.state }) })
+        let average = Average::decay_of(&resolved.recipe)
+            .map(|_| in_order(&path, &specs, checkpoint::AVERAGE, &saved.optimizer))
+            .transpose()?;
+        let (optimizer, state) = (optimizer?, saved.manifest.state);
+        Ok(Start { resumed: Some(Resumed { values, optimizer, average, state }) })
     }
 }
 

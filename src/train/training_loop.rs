@@ -4,7 +4,7 @@ use super::records::Records;
 use super::setup::loader_config;
 use super::{StopSignal, TrainError};
 use crate::checkpoint::{
-    BestMetric, CheckpointStore, HostTensor, ScheduleState, Snapshot, Tensors, TrainState, UPDATES,
+    AVERAGE, BestMetric, CheckpointStore, HostTensor, ScheduleState, Snapshot, Tensors, TrainState, UPDATES,
 };
 use crate::config::recipe::{ModelConfig, Recipe};
 use crate::data::Source;
@@ -396,6 +396,9 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
         let mut optimizer = Tensors::new();
         for (part, values) in self.optimizer.state(params)? {
             optimizer.extend(by_name(params, &format!("{part}."), values)?);
+        }
+        if let Some(average) = self.task.average() {
+            optimizer.extend(by_name(params, AVERAGE, average.read(params)?)?);
         }
         self.state.trained_s = self.running_s();
         self.since_save = Instant::now();

@@ -8,6 +8,7 @@ mod classifier;
 mod contrastive;
 mod device;
 mod embedding;
+mod flat;
 mod gemm;
 mod layer_norm;
 mod masking;

@@ -19,6 +19,8 @@ mod classifier;
 mod contrastive;
 #[path = "../against_reference/embedding.rs"]
 mod embedding;
+#[path = "../against_reference/flat.rs"]
+mod flat;
 #[path = "../against_reference/layer_norm.rs"]
 mod layer_norm;
 #[path = "../against_reference/masking.rs"]

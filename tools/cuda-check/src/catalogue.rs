@@ -263,6 +263,9 @@ fn update<R: Runtime>(client: &ComputeClient<R>) -> Result<(), KernelError> {
     let buffers = Buffers(client);
     let (gradient, stats) = (buffers.f32s(PARAMETERS), buffers.f32s(grad_norm::STATS_LEN));
     flat::clear(client, &gradient, PARAMETERS);
+    let average = buffers.f32s(PARAMETERS);
+    flat::ema(client, &gradient, &average, 0.9999, PARAMETERS);
+    flat::exchange(client, &gradient, &average, PARAMETERS);
     grad_norm::grad_norm(client, &gradient, PARAMETERS, 1.0, 1.0, [0.9, 0.999], &stats);
     let adamw = optimizer::adamw::AdamwStep { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8 };
     let lion = optimizer::lion::LionStep { lr: 1e-4, beta1: 0.9, beta2: 0.99 };
