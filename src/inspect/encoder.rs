@@ -12,9 +12,9 @@ use burn_cubecl::CubeRuntime;
 
 /// The model of a recipe.
 pub enum Encoder<R: CubeRuntime> {
-    Clip(Clip<R>),
-    Masked(VideoMae<R>),
-    Classifier(Classifier<R>),
+    Clip(Box<Clip<R>>),
+    Masked(Box<VideoMae<R>>),
+    Classifier(Box<Classifier<R>>),
 }
 
 impl<R: CubeRuntime> Encoder<R> {
@@ -29,10 +29,15 @@ impl<R: CubeRuntime> Encoder<R> {
         device: &R::Device,
     ) -> Result<Self, KernelError> {
         Ok(match recipe.task {
-            TaskKind::Contrastive => Self::Clip(Clip::new(ClipShape::of(recipe), values, compute_dtype, device)),
-            TaskKind::Masked => Self::Masked(VideoMae::new(MaeShape::of(recipe)?, values, compute_dtype, device)),
+            TaskKind::Contrastive => {
+                Self::Clip(Box::new(Clip::new(ClipShape::of(recipe), values, compute_dtype, device)))
+            }
+            TaskKind::Masked => {
+                Self::Masked(Box::new(VideoMae::new(MaeShape::of(recipe)?, values, compute_dtype, device)))
+            }
             TaskKind::Classify => {
-                Self::Classifier(Classifier::new(ClassifierShape::of(recipe), values, compute_dtype, device))
+                let shape = ClassifierShape::of(recipe);
+                Self::Classifier(Box::new(Classifier::new(shape, values, compute_dtype, device)))
             }
         })
     }
