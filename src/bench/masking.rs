@@ -23,7 +23,7 @@ pub fn parts<R: CubeRuntime>(ws: &Workspace<R>, recipe: &Recipe, clips: usize) -
     let element = ws.kind.size();
     let keys: Vec<[u32; 2]> = (0..clips as u32).map(|clip| [clip, clip ^ 0x9e37_79b9]).collect();
     let (keys, order) = (ws.upload(&keys), client.empty(counts.rows() * 4));
-    let bytes: Vec<u8> = (0..grid.padded_bytes(clips)).map(|i| (i * 2_654_435_761 >> 13) as u8).collect();
+    let bytes: Vec<u8> = (0..grid.padded_bytes(clips)).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let frames: Handle = client.create_from_slice(&bytes);
     drop(bytes);
     let [visible, decoded, all] = [counts.visible_rows(), counts.decoded_rows(), counts.rows()];
