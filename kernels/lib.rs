@@ -13,7 +13,7 @@
 //! | [`gemm::tiled`] | every product, without subgroups | any strides | f32, f16, bf16 | `gemm::reference` |
 //! | [`gemm::cublaslt`] | every product, on CUDA | BLAS layouts | f32, f16, bf16 | `gemm::reference` |
 //! | [`column_sum`] | bias gradients | `dst[n] += sum over rows of [rows, n]` | f32, f16, bf16 | `column_sum::reference` |
-//! | [`rows`], [`row_add`] | the heads | `[rows, width]`: gather, scatter, normalise, add | f32, f16, bf16 | `rows::reference` |
+//! | [`rows`] | the heads | `[rows, width]`: gather, add, normalise | f32, f16, bf16 | `rows::reference` |
 //! | [`contrastive`] | the loss | products `[chunk, n]` -> loss, accuracy, gradients | f32, gradients also f16, bf16 | `contrastive::reference` |
 //! | [`masking`] | VideoMAE: which tokens are seen, their patches, the decoder's ends, the pixel loss | `[clips, visible + decoded]` tokens | f32, f16, bf16 | `masking::on_host`, `masking::*reference` |
 //! | [`pool`] | the classifier's input | `[batch, tokens, width]` -> `[batch, width]` | f32, f16, bf16 | `pool::reference` |
@@ -51,7 +51,6 @@ pub mod patch_ingest;
 pub mod pool;
 pub mod reduce;
 pub mod residual;
-pub mod row_add;
 pub mod rows;
 pub mod soft_cross_entropy;
 mod walk;

@@ -1,7 +1,6 @@
-//! Rows of a matrix: pick some, put some back, scale each to length 1. What a tower's head does before its projection.
+//! Rows of a matrix: pick some, add to some, scale each to length 1. What a tower's head does before its projection.
 //!
-//! Memory bound: gather moves the picked rows twice, scatter writes the whole matrix once and reads the picked rows,
-//! [`normalize`] reads its input once more from cache. 16 bytes at a time where the width allows it.
+//! Memory bound: [`gather`] moves the picked rows twice, [`add`] three times, [`normalize`] reads its input once more from cache. 16 bytes at a time where the width allows it.
 //!
 //! Source of the normalisation: `torch.nn.functional.normalize`, whose epsilon bounds the length from below.
 
@@ -32,23 +31,17 @@ fn gather_kernel<F: Float, N: Size>(
 }
 
 #[cube(launch_unchecked)]
-fn scatter_kernel<F: Float, N: Size>(
+fn add_kernel<F: Float, N: Size>(
     d: &Array<Vector<F, N>>,
     indices: &Array<u32>,
     y: &mut Array<Vector<F, N>>,
     vectors: u32,
     row_vectors: u32,
-    rows_per_pick: u32,
 ) {
     let i = ABSOLUTE_POS as u32;
     if i < vectors {
-        let row = i / row_vectors;
-        let pick = row / rows_per_pick;
-        let mut value = Vector::<F, N>::new(F::new(0.0));
-        if indices[pick as usize] == row {
-            value = d[(pick * row_vectors + i % row_vectors) as usize];
-        }
-        y[i as usize] = value;
+        let at = (indices[(i / row_vectors) as usize] * row_vectors + i % row_vectors) as usize;
+        y[at] = Vector::cast_from(Vector::<f32, N>::cast_from(y[at]) + Vector::cast_from(d[i as usize]));
     }
 }
 
@@ -91,39 +84,34 @@ pub fn gather<R: Runtime>(
     });
 }
 
-/// The gradient of [`gather`] when each block of `rows_per_pick` rows was picked from once: `y[indices[i]] = d[i]`, and
-/// every other row is zero. One pass writes both.
+/// `y[indices[i]] += d[i]`, for indices that are all different: the gradient of [`gather`], added to what is there.
 ///
 /// # Shapes
 /// - `d`: `[count, width]` of `kind`
-/// - `indices`: `[count]`, u32 (or i32), `indices[i] / rows_per_pick == i`
-/// - `y`: `[count * rows_per_pick, width]` of `kind`, fewer than 2^32 elements
-pub fn scatter<R: Runtime>(
+/// - `indices`: `[count]`, u32 (or i32), each below `rows`
+/// - `y`: `[rows, width]` of `kind`, fewer than 2^32 elements
+pub fn add<R: Runtime>(
     client: &ComputeClient<R>,
     kind: FloatKind,
     d: &Handle,
     indices: &Handle,
     y: &Handle,
-    count: usize,
-    rows_per_pick: usize,
-    width: usize,
+    [count, rows, width]: [usize; 3],
 ) {
     let lanes = lanes(client, kind, width);
-    let len = count * rows_per_pick * width;
-    let (cubes, dim) = grid(len / lanes);
+    let (cubes, dim) = grid(count * width / lanes);
     with_float!(kind, F => unsafe {
-        // SAFETY: sizes are those of the buffers, and the kernel checks its position against them.
-        scatter_kernel::launch_unchecked::<F, R>(
+        // SAFETY: sizes are those of the buffers, positions are checked, and the caller's indices lie below `rows`.
+        add_kernel::launch_unchecked::<F, R>(
             client,
             cubes,
             dim,
             lanes,
             ArrayArg::from_raw_parts(d.clone(), count * width),
             ArrayArg::from_raw_parts(indices.clone(), count),
-            ArrayArg::from_raw_parts(y.clone(), len),
-            (len / lanes) as u32,
+            ArrayArg::from_raw_parts(y.clone(), rows * width),
+            (count * width / lanes) as u32,
             (width / lanes) as u32,
-            rows_per_pick as u32,
         )
     });
 }

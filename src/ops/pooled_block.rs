@@ -11,7 +11,6 @@ use super::workspace::{Matrix, Workspace};
 use crate::model::params::Weight;
 use avion_kernels::arena::Buffer;
 use avion_kernels::attention::pooled::{self, PooledShape};
-use avion_kernels::row_add::row_add;
 use avion_kernels::{Handle, rows};
 use burn_cubecl::CubeRuntime;
 
@@ -128,7 +127,7 @@ impl<R: CubeRuntime> PooledBlock<'_, R> {
     /// Adds the picked rows' share.
     fn add_rows(&self, picked: &Matrix, all: &Matrix) {
         let sizes = [picked.rows, all.rows, all.columns];
-        row_add(&self.ws.client, all.kind, picked.handle(), self.picks, all.handle(), sizes);
+        rows::add(&self.ws.client, all.kind, picked.handle(), self.picks, all.handle(), sizes);
     }
 
     fn mlp(&self) -> Mlp<'_, R> {

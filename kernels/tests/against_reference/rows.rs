@@ -1,4 +1,4 @@
-//! Picking rows, putting them back, and scaling them to length 1.
+//! Picking rows, adding to them, and scaling them to length 1.
 
 use crate::support::{assert_close, client, has_f16, read_f16, read_f32, rounded, upload, upload_f16, values};
 use avion_kernels::{FloatKind, reduce::Split, rows};
@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 #[test]
-fn gather_and_scatter_move_whole_rows() {
+fn gather_and_add_take_whole_rows() {
     let (client, mut rng) = (client(), ChaCha8Rng::seed_from_u64(31));
     for (picks, tokens, width) in [(1, 1, 1), (3, 77, 8), (5, 197, 96), (2, 785, 768), (4, 7, 13)] {
         let x = rounded(&values(&mut rng, picks * tokens * width));
@@ -15,10 +15,10 @@ fn gather_and_scatter_move_whole_rows() {
         let at = client.create_from_slice(bytemuck::cast_slice(&indices));
         let row = |index: u32| &x[index as usize * width..(index as usize + 1) * width];
         let gathered: Vec<f32> = indices.iter().flat_map(|index| row(*index).to_vec()).collect();
-        let mut scattered = vec![0.0; x.len()];
+        let mut sums = x.clone();
         for (pick, index) in indices.iter().enumerate() {
-            let start = *index as usize * width;
-            scattered[start..start + width].copy_from_slice(&d[pick * width..(pick + 1) * width]);
+            let row = &mut sums[*index as usize * width..][..width];
+            row.iter_mut().zip(&d[pick * width..]).for_each(|(sum, value)| *sum += value);
         }
         for kind in [FloatKind::F32, FloatKind::F16] {
             let half = kind == FloatKind::F16;
@@ -30,9 +30,10 @@ fn gather_and_scatter_move_whole_rows() {
             let y = client.empty(picks * width * kind.size());
             rows::gather(&client, kind, &put(&x), &at, &y, picks * tokens, picks, width);
             assert_eq!(get(y), gathered, "gather {kind:?} {picks} {tokens} {width}");
-            let dx = put(&vec![7.0; x.len()]);
-            rows::scatter(&client, kind, &put(&d), &at, &dx, picks, tokens, width);
-            assert_eq!(get(dx), scattered, "scatter {kind:?} {picks} {tokens} {width}");
+            let to = put(&x);
+            rows::add(&client, kind, &put(&d), &at, &to, [picks, picks * tokens, width]);
+            let expected = if half { rounded(&sums) } else { sums.clone() };
+            assert_eq!(get(to), expected, "add {kind:?} {picks} {tokens} {width}");
         }
     }
 }

@@ -15,7 +15,7 @@ use avion_kernels::{
     patch_ingest::{self, PatchGrid, PixelNorm},
     pool,
     reduce::Split,
-    residual, row_add, rows,
+    residual, rows,
     soft_cross_entropy::soft_cross_entropy,
 };
 use cubecl::prelude::*;
@@ -161,8 +161,7 @@ fn ends<R: Runtime>(client: &ComputeClient<R>, kind: FloatKind) -> Result<(), Ke
     let [all, picked] = [ROWS, BATCH].map(|rows| buffers.of(rows * WIDTH, kind));
     let picks = buffers.f32s(BATCH);
     rows::gather(client, kind, &all, &picks, &picked, ROWS, BATCH, WIDTH);
-    rows::scatter(client, kind, &picked, &picks, &all, BATCH, TOKENS, WIDTH);
-    row_add::row_add(client, kind, &picked, &picks, &all, [BATCH, ROWS, WIDTH]);
+    rows::add(client, kind, &picked, &picks, &all, [BATCH, ROWS, WIDTH]);
     let (x, feature, length) = (buffers.of(BATCH * 256, kind), buffers.f32s(BATCH * 256), buffers.f32s(BATCH));
     rows::normalize(client, Split::of(client), kind, &x, &feature, &length, BATCH, 256);
     rows::normalize_backward(client, Split::of(client), kind, [&feature, &length, &feature], &x, BATCH, 256);
