@@ -95,13 +95,24 @@ pub struct EvalArgs {
     pub json: bool,
 }
 
+/// What `avion demo` shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum DemoWhat {
+    /// Contrastive training: find clips by captions.
+    Clip,
+    /// Masked pre-training, then fine-tuning as a classifier.
+    Videomae,
+}
+
 #[derive(Debug, Args)]
 pub struct DemoArgs {
+    #[arg(default_value = "clip")]
+    pub what: DemoWhat,
     #[command(flatten)]
     pub device: DeviceArgs,
-    /// Folder for the generated videos, checkpoints, logs and the report.
-    #[arg(long, value_name = "DIR", default_value = "runs/demo")]
-    pub output: PathBuf,
+    /// Folder for the generated videos, checkpoints, logs and the report [default: runs/demo, runs/demo-videomae].
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
     /// Start over: delete the checkpoints in the output folder.
     #[arg(long)]
     pub fresh: bool,

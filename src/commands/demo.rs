@@ -7,10 +7,15 @@ use crate::report::{Results, Scores};
 use crate::train::{Outcome, RunOptions};
 use anyhow::Result;
 
+/// Where the demo lies by default; its recipe says the same.
+#[cfg(feature = "video")]
+const OUTPUT: &str = "runs/demo";
+
 #[cfg(feature = "video")]
 pub(super) fn run(args: DemoArgs) -> Result<u8> {
     use crate::data::synthetic::{SyntheticConfig, generate};
-    let data = args.output.join("data");
+    let output = args.output.unwrap_or_else(|| OUTPUT.into());
+    let data = output.join("data");
     let set = generate(&data, &SyntheticConfig::default())?;
     let made = if set.reused { "found" } else { "generated" };
     eprintln!(
@@ -22,7 +27,7 @@ pub(super) fn run(args: DemoArgs) -> Result<u8> {
     );
     let path = |path: &std::path::Path| toml_string(&path.display().to_string());
     let mut overrides = vec![
-        format!("train.output={}", path(&args.output)),
+        format!("train.output={}", path(&output)),
         format!("data.train.0.annotations={}", path(&set.train_csv)),
         format!("data.train.0.root={}", path(&set.root)),
         format!("data.eval.0.annotations={}", path(&set.heldout_csv)),

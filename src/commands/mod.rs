@@ -3,11 +3,12 @@
 mod bench;
 mod config;
 mod demo;
+mod demo_videomae;
 mod devices;
 mod eval;
 mod train;
 
-use crate::cli::{Cli, Command, DeviceArgs};
+use crate::cli::{Cli, Command, DemoWhat, DeviceArgs};
 use crate::config::{Recipe, Resolved, Warning, validate};
 use crate::device::{self, Chosen};
 use anyhow::Result;
@@ -24,7 +25,10 @@ pub fn run(cli: Cli) -> Result<u8> {
     match cli.command {
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),
-        Command::Demo(args) => demo::run(args),
+        Command::Demo(args) => match args.what {
+            DemoWhat::Clip => demo::run(args),
+            DemoWhat::Videomae => demo_videomae::run(args),
+        },
         Command::Devices(args) => devices::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Config(args) => config::run(args),
