@@ -158,7 +158,7 @@ fn broken_toml_names_line_and_column() {
 #[test]
 fn a_missing_recipe_lists_the_built_in_ones() {
     let text = Recipe::load("ego4d-vit16", &[]).unwrap_err().to_string();
-    assert!(text.contains("demo, ego4d-vitb16"), "{text}");
+    assert!(text.contains("demo, demo-videomae, demo-videomae-finetune, ego4d-vitb16"), "{text}");
     assert!(text.ends_with("did you mean ego4d-vitb16?"), "{text}");
 }
 
@@ -203,7 +203,7 @@ fn bad_overrides_say_what_is_possible() {
         ("optim.lrr=1", "--set: optim.lrr: unknown key; did you mean optim.lr?"),
         (
             "model.size=huge",
-            "--set: model.size: expected one of tiny, vit-s16, vit-b16, vit-l16, vit-l14, vit-l14-336, found \"huge\"",
+            "--set: model.size: expected one of tiny, tiny-8, vit-s16, vit-b16, vit-l16, vit-l14, vit-l14-336, found \"huge\"",
         ),
         ("optim.lr=fast", "--set: optim.lr: expected a number, found \"fast\""),
         ("optim.lr=", "--set: optim.lr: expected a number, found nothing"),

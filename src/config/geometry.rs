@@ -41,7 +41,7 @@ impl ParameterCount {
 impl Geometry {
     /// The geometry behind a name. The ViT sizes are OpenAI CLIP's (Radford et al. 2021, arXiv:2103.00020, appendix F)
     /// or, with patch 16 and another width, VideoMAE's (arXiv:2203.12602), which has no text tower: theirs is that of
-    /// the CLIP size nearest. `tiny` is ours, for the demo and the tests.
+    /// the CLIP size nearest. `tiny` and `tiny-8` are ours, for the demos and the tests.
     pub fn of(size: ModelSize) -> Self {
         match size {
             ModelSize::Tiny => Self {
@@ -54,6 +54,8 @@ impl Geometry {
                 text_layers: 2,
                 text_heads: 2,
             },
+            // Small patches: tubes that hide most of them leave several to see.
+            ModelSize::Tiny8 => Self { patch_px: 8, width: 96, layers: 4, heads: 3, ..Self::of(ModelSize::Tiny) },
             ModelSize::VitS16 => Self { width: 384, heads: 6, ..Self::of(ModelSize::VitB16) },
             ModelSize::VitL16 => Self { patch_px: 16, ..Self::of(ModelSize::VitL14) },
             ModelSize::VitB16 => Self {
@@ -196,7 +198,7 @@ mod tests {
     fn every_size_divides_evenly() {
         let sizes =
             [ModelSize::VitS16, ModelSize::VitB16, ModelSize::VitL16, ModelSize::VitL14, ModelSize::VitL14At336];
-        for size in sizes.into_iter().chain([ModelSize::Tiny]) {
+        for size in sizes.into_iter().chain([ModelSize::Tiny, ModelSize::Tiny8]) {
             let of = Geometry::of(size);
             assert_eq!(of.image_px % of.patch_px, 0, "{size:?}");
             assert_eq!(of.width, of.heads * of.head_width(), "{size:?}");

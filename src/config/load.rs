@@ -13,6 +13,8 @@ use toml::{Spanned, Table};
 /// The recipes inside the program: `--config NAME`.
 pub const BUILT_IN: &[(&str, &str)] = &[
     ("demo", include_str!("../../configs/demo.toml")),
+    ("demo-videomae", include_str!("../../configs/demo-videomae.toml")),
+    ("demo-videomae-finetune", include_str!("../../configs/demo-videomae-finetune.toml")),
     ("ego4d-vitb16", include_str!("../../configs/ego4d-vitb16.toml")),
     ("videomae-vitb16-k400", include_str!("../../configs/videomae-vitb16-k400.toml")),
     ("videomae-vitb16-k400-original", include_str!("../../configs/videomae-vitb16-k400-original.toml")),

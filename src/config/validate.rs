@@ -303,7 +303,9 @@ impl Judge {
         let published = match recipe.model.size {
             ModelSize::VitB16 => 2048,
             ModelSize::VitL14 => 896,
-            ModelSize::Tiny | ModelSize::VitS16 | ModelSize::VitL16 | ModelSize::VitL14At336 => return,
+            ModelSize::Tiny | ModelSize::Tiny8 | ModelSize::VitS16 | ModelSize::VitL16 | ModelSize::VitL14At336 => {
+                return;
+            }
         };
         let batch = recipe.train.batch_size;
         self.warn_if(
