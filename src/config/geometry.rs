@@ -55,7 +55,7 @@ impl Geometry {
                 text_heads: 2,
             },
             // Small patches: tubes that hide most of them leave several to see.
-            ModelSize::Tiny8 => Self { patch_px: 8, width: 96, layers: 4, heads: 3, ..Self::of(ModelSize::Tiny) },
+            ModelSize::Tiny8 => Self { image_px: 32, patch_px: 8, width: 96, heads: 3, ..Self::of(ModelSize::Tiny) },
             ModelSize::VitS16 => Self { width: 384, heads: 6, ..Self::of(ModelSize::VitB16) },
             ModelSize::VitL16 => Self { patch_px: 16, ..Self::of(ModelSize::VitL14) },
             ModelSize::VitB16 => Self {

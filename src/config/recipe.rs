@@ -97,7 +97,7 @@ pub struct ModelConfig {
 pub enum ModelSize {
     /// For the demo and for tests: 48 px, patch 16.
     Tiny,
-    /// For the demo of VideoMAE: 48 px, patch 8, width 96, 4 layers.
+    /// For the demo of VideoMAE: 32 px, patch 8, width 96, 3 layers.
     #[serde(rename = "tiny-8")]
     Tiny8,
     /// 224 px, patch 16, width 384, 12 layers.

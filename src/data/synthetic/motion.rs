@@ -1,6 +1,6 @@
 //! Labelled videos: a shape moves across the picture again and again, and its direction is its class.
 //!
-//! Colour, shape, size, speed, place and background are drawn independently of the class, and at every moment the place is
+//! Colour, shape, size, speed, place and the dark background are drawn independently of the class, and at every moment the place is
 //! uniform: a single frame does not tell the class, only motion does.
 
 use super::files::{bytes_of, for_each, write_whole};
@@ -12,7 +12,7 @@ use std::f32::consts::TAU;
 use std::path::{Path, PathBuf};
 
 /// Of the drawing and the files. A set made by another version is made anew.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The classes in the order of their labels: directions in steps of an eighth of a turn, clockwise from the right.
 pub const MOTION_CLASSES: [&str; 8] = ["right", "down right", "down", "down left", "left", "up left", "up", "up right"];

@@ -158,7 +158,7 @@ impl Scene {
             angle: rng.random_range(0.0..TAU),
             start: [rng.random(), rng.random()],
             path: Path::Endless { way: [way * cos, way * sin] },
-            background: Background::draw(rng),
+            background: Background::dark(rng),
         }
     }
 
@@ -268,6 +268,17 @@ impl Background {
         let grain = values(Self::GRAIN, 4.0);
         let shade = values(2, 22.0);
         Self { grey: rng.random_range(45.0..115.0), shade: [shade[0], shade[1]], patches, grain }
+    }
+
+    /// Nearly plain: what there is to predict is the shape, which is where the motion has taken it.
+    fn dark(rng: &mut ChaCha8Rng) -> Self {
+        let grey = rng.random_range(10.0..50.0);
+        let mut background = Self::draw(rng);
+        let weaken = |values: &mut [f32]| values.iter_mut().for_each(|value| *value *= 0.25);
+        weaken(&mut background.shade);
+        weaken(&mut background.patches);
+        weaken(&mut background.grain);
+        Self { grey, ..background }
     }
 
     /// `[size, size, 3]`, values that fit a byte.
