@@ -33,15 +33,34 @@ fn gather_kernel<F: Float, N: Size>(
 #[cube(launch_unchecked)]
 fn add_kernel<F: Float, N: Size>(
     d: &Array<Vector<F, N>>,
+    d_residue: &ComptimeOption<Array<Vector<F, N>>>,
     indices: &Array<u32>,
     y: &mut Array<Vector<F, N>>,
+    y_residue: &mut ComptimeOption<Array<Vector<F, N>>>,
     vectors: u32,
     row_vectors: u32,
 ) {
     let i = ABSOLUTE_POS as u32;
     if i < vectors {
         let at = (indices[(i / row_vectors) as usize] * row_vectors + i % row_vectors) as usize;
-        y[at] = Vector::cast_from(Vector::<f32, N>::cast_from(y[at]) + Vector::cast_from(d[i as usize]));
+        let mut total = Vector::<f32, N>::cast_from(y[at]) + Vector::cast_from(d[i as usize]);
+        #[comptime]
+        match d_residue {
+            ComptimeOption::Some(d_residue) => {
+                total += Vector::cast_from(d_residue[i as usize]);
+            }
+            ComptimeOption::None => {}
+        }
+        #[comptime]
+        match y_residue {
+            ComptimeOption::Some(y_residue) => {
+                total += Vector::cast_from(y_residue[at]);
+                y_residue[at] =
+                    Vector::cast_from(total - Vector::<f32, N>::cast_from(Vector::<F, N>::cast_from(total)));
+            }
+            ComptimeOption::None => {}
+        }
+        y[at] = Vector::cast_from(total);
     }
 }
 
@@ -87,29 +106,33 @@ pub fn gather<R: Runtime>(
 /// `y[indices[i]] += d[i]`, for indices that are all different: the gradient of [`gather`], added to what is there.
 ///
 /// # Shapes
-/// - `d`: `[count, width]` of `kind`
+/// - `d`: `[count, width]` of `kind`; its residue, if any, is part of its value
 /// - `indices`: `[count]`, u32 (or i32), each below `rows`
-/// - `y`: `[rows, width]` of `kind`, fewer than 2^32 elements
+/// - `y`: `[rows, width]` of `kind`, fewer than 2^32 elements; its residue, if any, takes what rounding leaves out
 pub fn add<R: Runtime>(
     client: &ComputeClient<R>,
     kind: FloatKind,
-    d: &Handle,
+    (d, d_residue): (&Handle, Option<&Handle>),
     indices: &Handle,
-    y: &Handle,
+    (y, y_residue): (&Handle, Option<&Handle>),
     [count, rows, width]: [usize; 3],
 ) {
     let lanes = lanes(client, kind, width);
     let (cubes, dim) = grid(count * width / lanes);
     with_float!(kind, F => unsafe {
         // SAFETY: sizes are those of the buffers, positions are checked, and the caller's indices lie below `rows`.
+        let picked = |handle: &Handle| ArrayArg::from_raw_parts(handle.clone(), count * width);
+        let all = |handle: &Handle| ArrayArg::from_raw_parts(handle.clone(), rows * width);
         add_kernel::launch_unchecked::<F, R>(
             client,
             cubes,
             dim,
             lanes,
-            ArrayArg::from_raw_parts(d.clone(), count * width),
+            picked(d),
+            d_residue.map(picked).into(),
             ArrayArg::from_raw_parts(indices.clone(), count),
-            ArrayArg::from_raw_parts(y.clone(), rows * width),
+            all(y),
+            y_residue.map(all).into(),
             (count * width / lanes) as u32,
             (width / lanes) as u32,
         )

@@ -122,16 +122,20 @@ pub fn run() {
 fn time_layer_norm(timer: &Timer, width: usize) {
     let client = &timer.client;
     let len = ROWS * width;
-    let [x, dy, gradient] = [(); 3].map(|()| timer.filled(len));
+    let [x, dy, gradient, residue] = [(); 4].map(|()| timer.filled(len));
     let [gain, bias, d_gain, d_bias, d_sum] = [(); 5].map(|()| timer.ones(width));
     let stats = client.empty(ROWS * 8);
     let shape = NormShape { rows: ROWS, width, kind: KIND, eps: 1e-5 };
     timer.time(&format!("layer_norm forward {width}"), 4 * len, || {
         layer_norm::forward(client, &shape, &x, &gain, &bias, &dy, &stats)
     });
-    for (name, fresh, d_sum, streams) in
-        [("with sum", false, Some(&d_sum), 5), ("no sum", false, None, 5), ("fresh, no sum", true, None, 4)]
-    {
+    let cases = [
+        ("with sum", false, Some(&d_sum), None, 5),
+        ("with sum and residue", false, Some(&d_sum), Some(&residue), 7),
+        ("no sum", false, None, None, 5),
+        ("fresh, no sum", true, None, None, 4),
+    ];
+    for (name, fresh, d_sum, residue, streams) in cases {
         timer.time(&format!("layer_norm backward {width} {name}"), streams * 2 * len, || {
             let args = Backward {
                 x: &x,
@@ -140,6 +144,7 @@ fn time_layer_norm(timer: &Timer, width: usize) {
                 bias: &bias,
                 dy: &dy,
                 gradient: &gradient,
+                residue,
                 fresh,
                 write_normed: true,
                 d_gain: &d_gain,

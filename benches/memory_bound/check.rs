@@ -105,6 +105,7 @@ impl Check {
                 bias: &bias_device,
                 dy: &dy_device,
                 gradient: &gradient_device,
+                residue: None,
                 fresh,
                 write_normed,
                 d_gain: &sums[0],

@@ -11,6 +11,7 @@ pub mod hopper;
 pub mod pooled;
 pub mod portable;
 
+use crate::column_sum::column_sum;
 use crate::{FloatKind, Handle, KernelError};
 use cubecl::prelude::*;
 
@@ -138,13 +139,14 @@ pub fn forward<R: Runtime>(
     Ok(())
 }
 
-/// The gradient of `qkv`.
+/// The gradient of `qkv`, and of the bias that was added to it.
 ///
 /// # Shapes
 /// - `qkv`, `output`, `lse`: as [`forward`] took and wrote them
 /// - `d_output`: like `output`
 /// - `d_qkv`: like `qkv`, written completely
 /// - `delta`: like `lse`, scratch; afterwards each row's sum of `output * d_output`
+/// - `d_bias`: `[3, heads, head_dim]`, f32; increased by the sum of `d_qkv` over batch and tokens
 ///
 /// # Errors
 /// As [`path`].
@@ -157,16 +159,22 @@ pub fn backward<R: Runtime>(
     d_output: &Handle,
     d_qkv: &Handle,
     delta: &Handle,
+    d_bias: &Handle,
 ) -> Result<(), KernelError> {
     match path(client, shape)? {
         #[cfg(feature = "cuda")]
-        Path::Hopper => hopper::backward(client, shape, qkv, output, lse, d_output, d_qkv, delta),
+        Path::Hopper => {
+            hopper::backward(client, shape, qkv, output, lse, d_output, d_qkv, delta, d_bias);
+            return Ok(());
+        }
         Path::Matrix => flash::backward(client, shape, qkv, output, lse, d_output, d_qkv, delta),
         Path::Portable => {
             let plans = portable::Plan::backward(client, shape.head_dim);
             portable::backward(client, shape, plans, qkv, output, lse, d_output, d_qkv, delta);
         }
     }
+    let (rows, columns) = (shape.batch * shape.tokens, 3 * shape.heads * shape.head_dim);
+    column_sum(client, d_qkv.clone(), shape.kind, rows, columns, d_bias.clone());
     Ok(())
 }
 

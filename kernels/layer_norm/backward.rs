@@ -23,7 +23,7 @@ fn input_gradient<N: Size>(
     (g - Vector::new(mean_g) - n * Vector::new(mean_gn)) * Vector::new(rstd)
 }
 
-/// `x`, `dy`, `gradient`: `[rows, width]`; `stats`: `[rows, 2]`; `partials`: `[cubes * groups, sums, width]`, the column
+/// `x`, `dy`, `gradient`, `residue`: `[rows, width]`; `stats`: `[rows, 2]`; `partials`: `[cubes * groups, sums, width]`, the column
 /// sums of `dy n`, `dy` and (with three sums) the final gradient.
 ///
 /// A group of planes, one vector per lane, walks `rows_per_group` rows, [`ROWS`] at a time: column sums, gain and bias stay
@@ -37,6 +37,7 @@ pub(crate) fn backward_planes<F: Float, N: Size>(
     bias: &Array<Vector<f32, N>>,
     dy: &mut Array<Vector<F, N>>,
     gradient: &mut Array<Vector<F, N>>,
+    residue: &mut ComptimeOption<Array<Vector<F, N>>>,
     partials: &mut Array<Vector<f32, N>>,
     rows: u32,
     rows_per_group: u32,
@@ -71,6 +72,7 @@ pub(crate) fn backward_planes<F: Float, N: Size>(
         let mut xs = Array::<Vector<F, N>>::new(ROWS as usize);
         let mut dys = Array::<Vector<F, N>>::new(ROWS as usize);
         let mut olds = Array::<Vector<F, N>>::new(ROWS as usize);
+        let mut old_residues = Array::<Vector<F, N>>::new(ROWS as usize);
         let mut means = Array::<f32>::new(ROWS as usize);
         let mut rstds = Array::<f32>::new(ROWS as usize);
         #[unroll]
@@ -81,6 +83,11 @@ pub(crate) fn backward_planes<F: Float, N: Size>(
             dys[i as usize] = dy[from];
             if comptime!(!fresh) {
                 olds[i as usize] = gradient[from];
+                #[comptime]
+                match residue {
+                    ComptimeOption::Some(residue) => old_residues[i as usize] = residue[from],
+                    ComptimeOption::None => {}
+                }
             }
             means[i as usize] = stats[(row * 2) as usize];
             rstds[i as usize] = stats[(row * 2 + 1) as usize];
@@ -143,12 +150,27 @@ pub(crate) fn backward_planes<F: Float, N: Size>(
                 let mut total = input_gradient::<N>(g, n, mean_g, mean_gn, rstd);
                 if comptime!(!fresh) {
                     total += Vector::cast_from(olds[i as usize]);
+                    #[comptime]
+                    match residue {
+                        ComptimeOption::Some(_) => {
+                            total += Vector::cast_from(old_residues[i as usize]);
+                        }
+                        ComptimeOption::None => {}
+                    }
                 }
                 if comptime!(sums > 2) {
                     d_sum += total;
                 }
                 let to = ((top + i) * vectors + column) as usize;
-                gradient[to] = Vector::cast_from(total);
+                let rounded = Vector::<F, N>::cast_from(total);
+                gradient[to] = rounded;
+                #[comptime]
+                match residue {
+                    ComptimeOption::Some(residue) => {
+                        residue[to] = Vector::cast_from(total - Vector::<f32, N>::cast_from(rounded));
+                    }
+                    ComptimeOption::None => {}
+                }
                 if comptime!(write_normed) {
                     dy[to] = Vector::cast_from(n * scale + shift);
                 }
@@ -174,6 +196,7 @@ pub(crate) fn backward_units<F: Float, N: Size>(
     bias: &Array<Vector<f32, N>>,
     dy: &mut Array<Vector<F, N>>,
     gradient: &mut Array<Vector<F, N>>,
+    residue: &mut ComptimeOption<Array<Vector<F, N>>>,
     rows: u32,
     width: u32,
     #[comptime] fresh: bool,
@@ -200,10 +223,26 @@ pub(crate) fn backward_units<F: Float, N: Size>(
             let scale = gain[at as usize];
             let g = Vector::<f32, N>::cast_from(dy[(base + at) as usize]) * scale;
             let mut total = input_gradient::<N>(g, n, mean_g, mean_gn, rstd);
+            let to = (base + at) as usize;
             if comptime!(!fresh) {
-                total += Vector::cast_from(gradient[(base + at) as usize]);
+                total += Vector::cast_from(gradient[to]);
+                #[comptime]
+                match residue {
+                    ComptimeOption::Some(residue) => {
+                        total += Vector::cast_from(residue[to]);
+                    }
+                    ComptimeOption::None => {}
+                }
             }
-            gradient[(base + at) as usize] = Vector::cast_from(total);
+            let rounded = Vector::<F, N>::cast_from(total);
+            gradient[to] = rounded;
+            #[comptime]
+            match residue {
+                ComptimeOption::Some(residue) => {
+                    residue[to] = Vector::cast_from(total - Vector::<f32, N>::cast_from(rounded));
+                }
+                ComptimeOption::None => {}
+            }
             if comptime!(write_normed) {
                 dy[(base + at) as usize] = Vector::cast_from(n * scale + bias[at as usize]);
             }

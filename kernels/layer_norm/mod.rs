@@ -107,7 +107,10 @@ pub struct Backward<'a> {
     pub dy: &'a Handle,
     /// In: gradient of the residual stream (ignored when `fresh`). Out: that plus the gradient of `x`.
     pub gradient: &'a Handle,
-    /// Whether `gradient` is only written.
+    /// What rounding to the shape's kind took from `gradient`: their sum is the stream's gradient to twice the digits.
+    /// In and out like `gradient`. `None`: it is lost.
+    pub residue: Option<&'a Handle>,
+    /// Whether `gradient` and `residue` are only written.
     pub fresh: bool,
     pub write_normed: bool,
     /// `[width]`; increased.
@@ -133,7 +136,9 @@ pub fn backward<R: Runtime>(client: &ComputeClient<R>, shape: &NormShape, args: 
         sum_parameters(client, shape, &args, n);
         rows_by_units(client, shape, &args, n);
         if let Some(d_sum) = args.d_sum {
-            column_sum(client, args.gradient.clone(), kind, rows, width, d_sum.clone());
+            for part in [Some(args.gradient), args.residue].into_iter().flatten() {
+                column_sum(client, part.clone(), kind, rows, width, d_sum.clone());
+            }
         }
     }
 }
@@ -169,6 +174,7 @@ fn rows_by_planes<R: Runtime>(
             parameters(args.bias),
             activations(args.dy),
             activations(args.gradient),
+            args.residue.map(activations).into(),
             ArrayArg::from_raw_parts(partials.clone(), len),
             rows as u32,
             rows_per_group as u32,
@@ -200,6 +206,7 @@ fn rows_by_units<R: Runtime>(client: &ComputeClient<R>, shape: &NormShape, args:
             parameters(args.bias),
             activations(args.dy),
             activations(args.gradient),
+            args.residue.map(activations).into(),
             rows as u32,
             width as u32,
             args.fresh,

@@ -11,7 +11,7 @@ use crate::model::plan::{StepPlan, TowerSizes};
 use crate::model::{MemoryPlan, init, specs, tower_sizes};
 use crate::ops::block::Keep;
 use crate::ops::tensor::float_kind;
-use crate::ops::workspace::Workspace;
+use crate::ops::workspace::{Matrix, Workspace};
 use crate::optim::Optimizer;
 use crate::task::{ClassifyTask, ContrastiveTask, MaskedTask, Task};
 use avion_kernels::attention::AttentionShape;
@@ -294,6 +294,7 @@ fn passes<R: CubeRuntime>(
     let (write_normed, write_activated) = (!keep.iter().all(|k| k.normed), !keep.iter().all(|k| k.activated));
     let written = |yes: bool, units: f64| if yes { units } else { 0.0 };
     let [x, dy, stream] = [(); 3].map(|()| filled(ws, count, width));
+    let residue = ws.residues.then(|| filled(ws, count, width));
     let (y, stats) = (ws.matrix(count, width), ws.floats(2 * count));
     let parameters: Vec<_> = (0..5).map(|_| ws.floats(4 * width)).collect();
     let p = |i: usize| parameters[i].handle();
@@ -312,6 +313,7 @@ fn passes<R: CubeRuntime>(
             bias: p(1),
             dy: dy.handle(),
             gradient: stream.handle(),
+            residue: residue.as_ref().map(Matrix::handle),
             fresh: false,
             write_normed,
             d_gain: p(2),
@@ -320,7 +322,7 @@ fn passes<R: CubeRuntime>(
         };
         layer_norm::backward(&ws.client, &shape, backward);
     })?;
-    drop((x, dy, stream, y));
+    drop((x, dy, stream, residue, y));
     let (hidden, other) = (filled(ws, count, 4 * width), filled(ws, count, 4 * width));
     let gelu = activation::Activation::Gelu;
     let (a, b) = (hidden.handle(), other.handle());
@@ -328,21 +330,15 @@ fn passes<R: CubeRuntime>(
     let slope = time(&ws.client, || {
         activation::backward(&ws.client, ws.kind, gelu, count, 4 * width, a, b, Some(p(2)), write_activated);
     })?;
-    let d_qkv = filled(ws, count, 3 * width);
-    let sums = time(&ws.client, || {
-        let (from, to) = (d_qkv.handle().clone(), p(2).clone());
-        avion_kernels::column_sum::column_sum(&ws.client, from, ws.kind, count, 3 * width, to);
-    })?;
     let norms = chunks * (2.0 * blocks + again[0] + again[2]);
     Ok(vec![
         Row::new(format!("{tower} LayerNorm, forward"), forward).bytes(2.0 * unit).calls(norms),
         Row::new(format!("{tower} LayerNorm, backward with residual"), backward)
-            .bytes((4.0 + written(write_normed, 1.0)) * unit)
+            .bytes((4.0 + written(write_normed, 1.0) + written(ws.residues, 2.0)) * unit)
             .calls(chunks * 2.0 * blocks),
         Row::new(format!("{tower} GELU, forward"), activate).bytes(8.0 * unit).calls(chunks * blocks),
         Row::new(format!("{tower} GELU, backward with bias"), slope)
             .bytes((12.0 + written(write_activated, 4.0)) * unit)
             .calls(chunks * blocks),
-        Row::new(format!("{tower} column sums of qkv"), sums).bytes(3.0 * unit).calls(chunks * blocks),
     ])
 }

@@ -27,8 +27,12 @@ pub(super) fn check_attention<R: Runtime>(
         let [output, d_qkv] = [shape.output_len(), shape.qkv_len()].map(|len| client.empty(len * kind.size()));
         let [lse, delta] = [(); 2].map(|()| client.empty(shape.lse_len() * 4));
         attention::forward(client, &shape, &h_qkv, &output, &lse).map_err(refused)?;
-        attention::backward(client, &shape, &h_qkv, &output, &lse, &h_d_output, &d_qkv, &delta).map_err(refused)?;
+        let d_bias = upload(client, &vec![1.0; 3 * HEADS * HEAD_DIM], FloatKind::F32);
+        attention::backward(client, &shape, &h_qkv, &output, &lse, &h_d_output, &d_qkv, &delta, &d_bias)
+            .map_err(refused)?;
         let expected = attention::reference(&shape, &qkv, &d_output);
+        let mut sums = vec![1.0; 3 * HEADS * HEAD_DIM];
+        expected.d_qkv.chunks(sums.len()).for_each(|row| sums.iter_mut().zip(row).for_each(|(sum, d)| *sum += d));
         let (mut got, mut wanted) = (read(client, d_qkv, kind)?, expected.d_qkv);
         if tokens == 1 {
             // The probability is 1 whatever q and k are, and their gradients are pure rounding.
@@ -41,6 +45,7 @@ pub(super) fn check_attention<R: Runtime>(
         let limit = 2.0 * allowed(kind);
         checks.push(compare(label("output"), &read(client, output, kind)?, &expected.output, limit)?);
         checks.push(compare(label("gradient"), &got, &wanted, limit)?);
+        checks.push(compare(label("bias"), &read(client, d_bias, FloatKind::F32)?, &sums, limit)?);
     }
     Ok(checks)
 }
@@ -57,6 +62,7 @@ pub(super) fn check_norm_and_activation<R: Runtime>(
     let [gain, bias] = [4, 5].map(|seed| values(shape.width, seed));
     let f32s = |data: &[f32]| upload(client, data, FloatKind::F32);
     let [hx, hdy, hstream] = [&x, &dy, &stream].map(|x| upload(client, x, kind));
+    let h_residue = upload(client, &vec![0.0; len], kind);
     let (h_gain, h_bias) = (f32s(&gain), f32s(&bias));
     let sums = [(); 3].map(|()| f32s(&vec![0.0; shape.width]));
     let (y, stats) = (client.empty(len * kind.size()), client.empty(shape.rows * 8));
@@ -68,6 +74,7 @@ pub(super) fn check_norm_and_activation<R: Runtime>(
         bias: &h_bias,
         dy: &hdy,
         gradient: &hstream,
+        residue: Some(&h_residue),
         fresh: false,
         write_normed: true,
         d_gain: &sums[0],

@@ -49,7 +49,7 @@ impl<R: CubeRuntime> Clip<R> {
         let params = ParamStore::new(device, init::specs(&shape), values, compute_dtype);
         let kind = float_kind(compute_dtype);
         let kind = kind.unwrap_or_else(|| unreachable!("a recipe's precision is never {compute_dtype:?}"));
-        let ws = Workspace::new(device, kind);
+        let ws = Workspace::new(device, kind).with_residues();
         Clip {
             vision: Arc::new(VisionTower::new(&ws, &params, &shape)),
             text: Arc::new(TextTower::new(&ws.varying(), &params, &shape)),

@@ -360,7 +360,7 @@ fn backward(sizes: &TowerSizes, plan: &TowerPlan, kept: TowerKept, ledger: &mut 
     if let Ending::AllTokens { .. } = sizes.ending {
         ledger.take(u); // the stream's gradient
         ledger.give(kept.last + u); // and the blocks' output
-        blocks_backward(sizes, plan, kept, ledger, branch);
+        blocks_backward(sizes, plan, kept, ledger, branch, 0);
         return;
     }
     // The last block: keys and values, their gradients, the gradient of the norm's output, the stream's.
@@ -370,14 +370,22 @@ fn backward(sizes: &TowerSizes, plan: &TowerPlan, kept: TowerKept, ledger: &mut 
     }
     ledger.take(2 * u);
     ledger.give(2 * u);
-    ledger.take(2 * u);
+    let residue = when(sizes.element < 4, u);
+    ledger.take(2 * u + residue);
     ledger.give(3 * u);
     ledger.give(kept.last.saturating_sub(when(plan.last_kv, 2 * u)) + u); // and its input
-    blocks_backward(sizes, plan, kept, ledger, branch);
+    blocks_backward(sizes, plan, kept, ledger, branch, residue);
 }
 
 /// The blocks that are computed for every token, and what comes before them.
-fn blocks_backward(sizes: &TowerSizes, plan: &TowerPlan, kept: TowerKept, ledger: &mut Ledger, branch: u64) {
+fn blocks_backward(
+    sizes: &TowerSizes,
+    plan: &TowerPlan,
+    kept: TowerKept,
+    ledger: &mut Ledger,
+    branch: u64,
+    residue: u64,
+) {
     let (u, stats, lse) = (sizes.unit(), sizes.stats(), sizes.lse());
     // A product of a norm's output, `columns` units wide, with the norm again where it was not kept.
     let again = |ledger: &mut Ledger, keep: &Keep, columns: u64| {
@@ -425,6 +433,7 @@ fn blocks_backward(sizes: &TowerSizes, plan: &TowerPlan, kept: TowerKept, ledger
             + when(keep.normed, 2 * u);
         ledger.give(left - pieces + u);
     }
+    ledger.give(residue); // of the stream's gradient
     // The embedding: gradient before the norm, then the patches again.
     if sizes.norm_before {
         ledger.take(u);

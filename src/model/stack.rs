@@ -7,7 +7,7 @@ use crate::data::rng::{Purpose, keyed};
 use crate::ops::block::{Block, BlockSpec, BlockWeights, DropPath, Keep, Kept};
 use crate::ops::linear;
 use crate::ops::norm::Norm;
-use crate::ops::workspace::{Matrix, Workspace};
+use crate::ops::workspace::{Matrix, Stream, Workspace};
 use avion_kernels::attention::AttentionShape;
 use burn_cubecl::CubeRuntime;
 use rand::Rng;
@@ -157,7 +157,7 @@ impl<R: CubeRuntime> Stack<R> {
 
     /// Turns the gradient of the output of the blocks that left `kept`, the first ones, into that of their input, in
     /// place. Whoever made `stream` has added [`below`](Self::below)'s gradient.
-    pub fn backward(&self, kept: StackKept, extent: Extent, stream: &Matrix, dropped: &[DropPath]) {
+    pub fn backward(&self, kept: StackKept, extent: Extent, stream: &Stream, dropped: &[DropPath]) {
         for (layer, (x, kept)) in kept.into_iter().enumerate().rev() {
             let below = layer.checked_sub(1).and_then(|before| self.below(before, dropped));
             self.block(layer, extent, dropped).backward(&x, kept, stream, below);

@@ -7,7 +7,7 @@ use super::stack::{BlockNames, DropKey, Extent, Stack, StackKept};
 use crate::config::recipe::Activation;
 use crate::ops::block::DropPath;
 use crate::ops::pooled_block::{PooledBlock, PooledKept};
-use crate::ops::workspace::{Matrix, Workspace};
+use crate::ops::workspace::{Matrix, Stream, Workspace};
 use avion_kernels::Handle;
 use burn_cubecl::CubeRuntime;
 
@@ -80,13 +80,13 @@ impl<R: CubeRuntime> Tower<R> {
 
     /// Gradient of the tower's input, `[batch * tokens, width]`, from that of the picked tokens, `stream`,
     /// `[batch, width]`, which is used up.
-    pub fn backward(&self, kept: TowerKept, stream: Matrix) -> Matrix {
+    pub fn backward(&self, kept: TowerKept, stream: Stream) -> Matrix {
         let TowerKept { blocks, last: (x, last), samples, dropped } = kept;
         let below = blocks.len().checked_sub(1).and_then(|before| self.stack.below(before, &dropped));
         let stream = self.last(&samples, &dropped).backward(&x, last, &stream, below);
         drop(x);
         self.stack.backward(blocks, samples.extent(), &stream, &dropped);
-        stream
+        stream.value
     }
 
     fn last<'a>(&'a self, samples: &'a Samples, dropped: &'a [DropPath]) -> PooledBlock<'a, R> {

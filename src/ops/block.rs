@@ -9,7 +9,7 @@ use super::linear;
 use super::mlp::{Mlp, MlpKept};
 use super::norm::{Norm, Stats};
 use super::residual::{Branch, add_branch, branch_gradient};
-use super::workspace::{Matrix, Workspace};
+use super::workspace::{Matrix, Stream, Workspace};
 use crate::config::recipe::Activation;
 use crate::model::params::Weight;
 use avion_kernels::Handle;
@@ -113,7 +113,7 @@ impl<R: CubeRuntime> Block<'_, R> {
     /// Gradient of `x` from that of the block's output, which becomes it, in place. Adds every weight's gradient to its
     /// own, except, without drop path, that of `c_proj_bias`: it is the column sum of the output's gradient, and whoever
     /// made that adds it. `below` is the like bias of the block before, if any.
-    pub fn backward(&self, x: &Matrix, kept: Kept, stream: &Matrix, below: Option<&Weight<R>>) {
+    pub fn backward(&self, x: &Matrix, kept: Kept, stream: &Stream, below: Option<&Weight<R>>) {
         let (ws, w) = (self.ws, self.weights);
         let Kept { normed, mut qkv, mut attended, middle, stats, mlp } = kept;
         let qkv_again = || match &normed {
@@ -131,7 +131,7 @@ impl<R: CubeRuntime> Block<'_, R> {
         // The attention.
         let qkv = qkv.unwrap_or_else(qkv_again);
         let Attended { output, lse } = attended.unwrap_or_else(|| self.attend(&qkv));
-        let branch = branch_gradient(ws, stream, &self.attention_branch());
+        let branch = branch_gradient(ws, &stream.value, &self.attention_branch());
         let d_output = linear::input_gradient(ws, &branch, &w.out_proj);
         linear::weight_gradient(ws, &output, &branch, &w.out_proj);
         if dropped {
@@ -149,10 +149,10 @@ impl<R: CubeRuntime> Block<'_, R> {
             d_output.handle(),
             d_qkv.handle(),
             delta.handle(),
+            w.in_proj_bias.gradient_handle(),
         );
         supported(gradients);
         drop((qkv, output, lse, d_output, delta));
-        w.in_proj_bias.accumulate_columns(ws, &d_qkv);
         let d_normed = linear::input_gradient(ws, &d_qkv, &w.in_proj);
         w.ln_1.backward(ws, x, &stats, &d_normed, stream, normed.is_none(), below);
         linear::weight_gradient(ws, normed.as_ref().unwrap_or(&d_normed), &d_qkv, &w.in_proj);

@@ -3,7 +3,7 @@
 use super::linear;
 use super::norm::{Norm, Stats};
 use super::tensor::{T, from_handle, primitive};
-use super::workspace::{Matrix, Workspace};
+use super::workspace::{Matrix, Stream, Workspace};
 use crate::model::params::Weight;
 use avion_kernels::arena::Buffer;
 use avion_kernels::reduce::Split;
@@ -47,7 +47,7 @@ impl<R: CubeRuntime> Head<R> {
     }
 
     /// Gradient of the pooled tokens from that of the features, `[batch, embed]`, f32; adds the parameters'.
-    pub fn backward(&self, ws: &Workspace<R>, kept: HeadKept<R>, d_feature: T<R, 2>) -> Matrix {
+    pub fn backward(&self, ws: &Workspace<R>, kept: HeadKept<R>, d_feature: T<R, 2>) -> Stream {
         let HeadKept { pooled, stats, normed, feature, length } = kept;
         let [batch, embed] = feature.dims();
         let (feature, gradient) = (primitive(feature), super::tensor::contiguous(d_feature));
@@ -55,6 +55,6 @@ impl<R: CubeRuntime> Head<R> {
         let inputs = [&feature.handle, length.handle(), &gradient.handle];
         rows::normalize_backward(&ws.client, Split::of(&ws.client), d.kind, inputs, d.handle(), batch, embed);
         let d_normed = linear::project_backward(ws, &normed, &d, &self.projection);
-        self.norm.branch_only(ws, &pooled, &stats, &d_normed, None)
+        self.norm.begin_stream(ws, &pooled, &stats, &d_normed, None)
     }
 }

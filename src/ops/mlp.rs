@@ -4,7 +4,7 @@ use super::block::{BlockWeights, Keep};
 use super::linear;
 use super::norm::Stats;
 use super::residual::{Branch, add_branch, branch_gradient};
-use super::workspace::{Matrix, Workspace};
+use super::workspace::{Matrix, Stream, Workspace};
 use crate::config::recipe::Activation;
 use crate::model::params::Weight;
 use avion_kernels::activation;
@@ -45,14 +45,14 @@ impl<R: CubeRuntime> Mlp<'_, R> {
     /// Gradient of `x` from that of the output, `stream`, which becomes it, in place. Adds every weight's gradient to its
     /// own; that of the last bias, which is the column sum of `stream` without drop path, only with `own_bias`. `below`
     /// is the bias whose gradient is the column sum of the gradient of `x`.
-    pub fn backward(&self, x: &Matrix, kept: MlpKept, stream: &Matrix, own_bias: bool, below: Option<&Weight<R>>) {
+    pub fn backward(&self, x: &Matrix, kept: MlpKept, stream: &Stream, own_bias: bool, below: Option<&Weight<R>>) {
         let (ws, w) = (self.ws, self.weights);
         let MlpKept { stats, normed, hidden, activated } = kept;
         let hidden = hidden.unwrap_or_else(|| match &normed {
             Some(normed) => self.hidden(normed),
             None => self.hidden(&w.ln_2.forward(ws, x).0),
         });
-        let branch = branch_gradient(ws, stream, &self.branch);
+        let branch = branch_gradient(ws, &stream.value, &self.branch);
         let d_hidden = linear::input_gradient(ws, &branch, &w.c_proj);
         activation::backward(
             &ws.client,

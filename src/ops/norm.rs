@@ -1,6 +1,6 @@
 //! LayerNorm with its parameters, over the kernels of [`avion_kernels::layer_norm`].
 
-use super::workspace::{Matrix, Workspace};
+use super::workspace::{Matrix, Stream, Workspace};
 use crate::model::params::Weight;
 use avion_kernels::arena::Buffer;
 use avion_kernels::layer_norm::{self, Backward, NormShape};
@@ -42,7 +42,7 @@ impl<R: CubeRuntime> Norm<R> {
         x: &Matrix,
         stats: &Stats,
         dy: &Matrix,
-        stream: &Matrix,
+        stream: &Stream,
         again: bool,
         below: Option<&Weight<R>>,
     ) {
@@ -58,9 +58,24 @@ impl<R: CubeRuntime> Norm<R> {
         dy: &Matrix,
         below: Option<&Weight<R>>,
     ) -> Matrix {
-        let dx = ws.matrix_of(x.kind, x.rows, x.columns);
+        let dx = Stream::from(ws.matrix_of(x.kind, x.rows, x.columns));
         self.run_backward(ws, x, stats, dy, &dx, true, below, true);
-        dx
+        dx.value
+    }
+
+    /// As [`branch_only`](Self::branch_only), where a residual stream's way down begins.
+    pub fn begin_stream(
+        &self,
+        ws: &Workspace<R>,
+        x: &Matrix,
+        stats: &Stats,
+        dy: &Matrix,
+        below: Option<&Weight<R>>,
+    ) -> Stream {
+        let dx = || ws.matrix_of(x.kind, x.rows, x.columns);
+        let stream = Stream { value: dx(), residue: ws.residues.then(dx) };
+        self.run_backward(ws, x, stats, dy, &stream, true, below, true);
+        stream
     }
 
     fn run_backward(
@@ -69,7 +84,7 @@ impl<R: CubeRuntime> Norm<R> {
         x: &Matrix,
         stats: &Stats,
         dy: &Matrix,
-        stream: &Matrix,
+        stream: &Stream,
         again: bool,
         below: Option<&Weight<R>>,
         fresh: bool,
@@ -80,7 +95,8 @@ impl<R: CubeRuntime> Norm<R> {
             gain: self.weight.value_handle(),
             bias: self.bias.value_handle(),
             dy: dy.handle(),
-            gradient: stream.handle(),
+            gradient: stream.value.handle(),
+            residue: stream.residue.as_ref().map(Matrix::handle),
             fresh,
             write_normed: again,
             d_gain: self.weight.gradient_handle(),

@@ -7,7 +7,7 @@ use super::linear;
 use super::mlp::{Mlp, MlpKept};
 use super::norm::Stats;
 use super::residual::{Branch, add_branch, branch_gradient};
-use super::workspace::{Matrix, Workspace};
+use super::workspace::{Matrix, Stream, Workspace};
 use crate::model::params::Weight;
 use avion_kernels::arena::Buffer;
 use avion_kernels::attention::pooled::{self, PooledShape};
@@ -62,13 +62,13 @@ impl<R: CubeRuntime> PooledBlock<'_, R> {
 
     /// Gradient of `x` from the output's, `stream`, `[batch, width]`, which is used up. `below` as in
     /// [`super::block::Block::backward`].
-    pub fn backward(&self, x: &Matrix, kept: PooledKept, stream: &Matrix, below: Option<&Weight<R>>) -> Matrix {
+    pub fn backward(&self, x: &Matrix, kept: PooledKept, stream: &Stream, below: Option<&Weight<R>>) -> Stream {
         let (ws, w) = (self.ws, self.weights);
         let shape = self.shape();
         self.mlp().backward(&kept.middle, kept.mlp, stream, true, None);
 
         // Its attention.
-        let branch = branch_gradient(ws, stream, &self.attention_branch());
+        let branch = branch_gradient(ws, &stream.value, &self.attention_branch());
         w.out_proj_bias.accumulate_columns(ws, &branch);
         let d_output = linear::input_gradient(ws, &branch, &w.out_proj);
         linear::weight_gradient(ws, &kept.attended, &branch, &w.out_proj);
@@ -94,12 +94,12 @@ impl<R: CubeRuntime> PooledBlock<'_, R> {
         let d_picked = linear::input_gradient(ws, &d_q, &query.weight);
         key_value.bias.accumulate_columns(ws, &d_kv);
         let d_normed = linear::input_gradient(ws, &d_kv, &key_value.weight);
-        self.add_rows(&d_picked, &d_normed);
-        let dx = w.ln_1.branch_only(ws, x, &kept.stats_1, &d_normed, below);
+        self.add_rows((&d_picked, None), (&d_normed, None));
+        let dx = w.ln_1.begin_stream(ws, x, &kept.stats_1, &d_normed, below);
         linear::weight_gradient(ws, &d_normed, &d_kv, &key_value.weight);
-        self.add_rows(stream, &dx);
+        self.add_rows((&stream.value, stream.residue.as_ref()), (&dx.value, dx.residue.as_ref()));
         if let Some(below) = below {
-            below.accumulate_columns(ws, stream);
+            below.accumulate_columns(ws, &stream.value);
         }
         dx
     }
@@ -124,10 +124,12 @@ impl<R: CubeRuntime> PooledBlock<'_, R> {
         picked
     }
 
-    /// Adds the picked rows' share.
-    fn add_rows(&self, picked: &Matrix, all: &Matrix) {
-        let sizes = [picked.rows, all.rows, all.columns];
-        rows::add(&self.ws.client, all.kind, picked.handle(), self.picks, all.handle(), sizes);
+    /// Adds the picked rows' share, each side with its residue.
+    fn add_rows(&self, picked: (&Matrix, Option<&Matrix>), all: (&Matrix, Option<&Matrix>)) {
+        let sizes = [picked.0.rows, all.0.rows, all.0.columns];
+        let picked = (picked.0.handle(), picked.1.map(Matrix::handle));
+        let (kind, all) = (all.0.kind, (all.0.handle(), all.1.map(Matrix::handle)));
+        rows::add(&self.ws.client, kind, picked, self.picks, all, sizes);
     }
 
     fn mlp(&self) -> Mlp<'_, R> {

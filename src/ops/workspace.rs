@@ -17,6 +17,8 @@ pub struct Workspace<R: CubeRuntime> {
     pub kind: FloatKind,
     /// Whether matrices have the same shapes in every step, so that tuning small products pays.
     pub steady: bool,
+    /// Whether the gradients of residual streams keep what rounding takes from them ([`Stream`]).
+    pub residues: bool,
 }
 
 impl<R: CubeRuntime> Clone for Workspace<R> {
@@ -27,6 +29,7 @@ impl<R: CubeRuntime> Clone for Workspace<R> {
             arena: self.arena.clone(),
             kind: self.kind,
             steady: self.steady,
+            residues: self.residues,
         }
     }
 }
@@ -34,12 +37,24 @@ impl<R: CubeRuntime> Clone for Workspace<R> {
 impl<R: CubeRuntime> Workspace<R> {
     pub fn new(device: &R::Device, kind: FloatKind) -> Self {
         let client = R::client(device);
-        Workspace { arena: Arena::new(client.clone()), client, device: device.clone(), kind, steady: true }
+        Workspace {
+            arena: Arena::new(client.clone()),
+            client,
+            device: device.clone(),
+            kind,
+            steady: true,
+            residues: false,
+        }
     }
 
     /// The same memory, for matrices whose shapes differ from step to step, such as those of captions.
     pub fn varying(&self) -> Self {
         Workspace { steady: false, ..self.clone() }
+    }
+
+    /// The same memory; in half precision, the gradients of residual streams keep their residues.
+    pub fn with_residues(self) -> Self {
+        Workspace { residues: self.kind != FloatKind::F32, ..self }
     }
 
     /// A matrix of activations with unset elements.
@@ -109,5 +124,21 @@ impl Matrix {
     /// Whether it has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// The gradient of a residual stream on its way down, `[rows, width]`. Each branch adds to it, and each sum is rounded to
+/// the compute type: over a dozen blocks that is as much error as all else together, so it may be kept in two parts.
+pub struct Stream {
+    /// The gradient, rounded: what products read.
+    pub value: Matrix,
+    /// What rounding took from it.
+    pub residue: Option<Matrix>,
+}
+
+impl From<Matrix> for Stream {
+    /// A gradient whose residue is lost from here on.
+    fn from(value: Matrix) -> Self {
+        Stream { value, residue: None }
     }
 }

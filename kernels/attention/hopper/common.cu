@@ -304,6 +304,27 @@ __device__ __forceinline__ void store_rows(
     }
 }
 
+// Sums over a warp's 16 rows of accumulators [64, 64], times `factor`, to 64 floats; rows from `tokens` on do not count.
+// `own` is the thread's first row. Lanes halve what they hold as they add, until each has two neighbouring columns.
+__device__ __forceinline__ void store_column_sums(float* to, const float (&d)[32], float factor, int own, int tokens, int lane) {
+    float sums[16];
+#pragma unroll
+    for (int i = 0; i < 16; i++) {
+        float low = d[i / 2 * 4 + (i & 1)], high = d[i / 2 * 4 + 2 + (i & 1)];
+        sums[i] = ((own < tokens ? low : 0.0f) + (own + 8 < tokens ? high : 0.0f)) * factor;
+    }
+#pragma unroll
+    for (int step = 16, half = 8; half >= 2; step /= 2, half /= 2) {
+        bool upper = lane & step;
+#pragma unroll
+        for (int i = 0; i < half; i++) {
+            float given = __shfl_xor_sync(~0u, upper ? sums[i] : sums[half + i], step);
+            sums[i] = (upper ? sums[half + i] : sums[i]) + given;
+        }
+    }
+    *(float2*)(to + (lane >> 2) * 8 + (lane & 3) * 2) = make_float2(sums[0], sums[1]);
+}
+
 // ---------------------------------------------------------------------------------------------- the pipeline
 
 // Place in the ring of stages, and how often it has gone round.
@@ -400,6 +421,13 @@ __device__ __forceinline__ size_t offset(const Shape& shape, const Item& item) {
 }
 __device__ __forceinline__ size_t value_offset(const Shape& shape, const Item& item) {
     return ((size_t)item.batch * shape.heads + item.head) * shape.tokens;
+}
+
+// Place of a warp's column sums in `[batch, 16-row units, 3, heads, 64]`; every unit of a warpgroup with rows is written.
+__device__ __forceinline__ size_t sums_offset(const Shape& shape, const Item& item, int row, int warp, int which) {
+    u32 units = (shape.tokens + GROUP_ROWS - 1) / GROUP_ROWS * (GROUP_ROWS / 16);
+    size_t unit = (size_t)item.batch * units + row / 16 + warp;
+    return ((unit * 3 + which) * shape.heads + item.head) * HEAD_DIM;
 }
 
 #define STRINGIFY(x) #x

@@ -2,7 +2,7 @@
 
 extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_attention_key_value(
     const u16* __restrict__ qkv, const float* __restrict__ lse, const u16* __restrict__ d_output,
-    const float* __restrict__ delta, u16* __restrict__ d_qkv, const __grid_constant__ Shape shape) {
+    const float* __restrict__ delta, u16* __restrict__ d_qkv, float* __restrict__ sums, const __grid_constant__ Shape shape) {
     extern __shared__ char memory[];
     Layout<2, 0, 2> shared;
     shared.init(memory);
@@ -143,6 +143,8 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
                 if (lane == 0) barrier_arrive(shared.empty(last));
                 store_rows(d_qkv + packed_offset(shape, item, 1), packed, row, tokens, dk, SCALE, SCALE, warp, lane);
                 store_rows(d_qkv + packed_offset(shape, item, 2), packed, row, tokens, dv, 1.0f, 1.0f, warp, lane);
+                store_column_sums(sums + sums_offset(shape, item, row, warp, 1), dk, SCALE, own, tokens, lane);
+                store_column_sums(sums + sums_offset(shape, item, row, warp, 2), dv, 1.0f, own, tokens, lane);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_attention_query(
     const u16* __restrict__ qkv, const u16* __restrict__ output, const float* __restrict__ lse,
-    const u16* __restrict__ d_output, u16* __restrict__ d_qkv, float* __restrict__ delta,
+    const u16* __restrict__ d_output, u16* __restrict__ d_qkv, float* __restrict__ delta, float* __restrict__ sums,
     const __grid_constant__ Shape shape) {
     extern __shared__ char memory[];
     Layout<3, 1, 0> shared;
@@ -130,6 +130,7 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
                 pin(dq);
                 if (lane == 0) barrier_arrive(shared.empty(last));
                 store_rows(d_qkv + packed_offset(shape, item, 0), packed, row, tokens, dq, SCALE, SCALE, warp, lane);
+                store_column_sums(sums + sums_offset(shape, item, row, warp, 0), dq, SCALE, own, tokens, lane);
             }
             // Tiles only the other warpgroups needed.
             for (; tile < item.end; tile++, place.advance()) {

@@ -1,6 +1,7 @@
 //! Attention on whatever the adapter offers: without matrix instructions, the portable kernels.
 
 use crate::support::{Client, assert_close, client, read_f32, upload};
+use crate::typed::f64s;
 use avion_kernels::{
     FloatKind, Handle,
     attention::{
@@ -52,13 +53,19 @@ fn check(shape: AttentionShape) {
     let (packed, gradient) = (write(&client, &qkv, shape.kind), write(&client, &d_output, shape.kind));
 
     attention::forward(&client, &shape, &packed, &output, &lse).unwrap();
-    attention::backward(&client, &shape, &packed, &output, &lse, &gradient, &d_qkv, &delta).unwrap();
+    let columns = 3 * shape.heads * shape.head_dim;
+    let before = values(&mut rng, columns, FloatKind::F32);
+    let d_bias = upload(&client, &before);
+    attention::backward(&client, &shape, &packed, &output, &lse, &gradient, &d_qkv, &delta, &d_bias).unwrap();
 
     let expected = attention::reference(&shape, &qkv, &d_output);
     let (close, name) = (if shape.kind == FloatKind::F16 { 3e-3 } else { 2e-5 }, format!("{shape:?}"));
     assert_close(&format!("{name} lse"), &read_f32(&client, lse), &expected.lse, 2e-5);
     assert_close(&format!("{name} output"), &read(&client, output, shape.kind), &expected.output, close);
     assert_close(&format!("{name} gradient"), &read(&client, d_qkv, shape.kind), &expected.d_qkv, close);
+    let mut sums = f64s(&before);
+    expected.d_qkv.chunks(columns).for_each(|row| sums.iter_mut().zip(row).for_each(|(sum, d)| *sum += d));
+    assert_close(&format!("{name} bias"), &read_f32(&client, d_bias), &sums, close);
 }
 
 fn half_too() -> Vec<FloatKind> {
@@ -84,6 +91,12 @@ fn attention_matches_reference_over_head_widths() {
         check(AttentionShape { batch: 2, tokens: 77, heads: 2, head_dim, causal: false, kind: FloatKind::F32 });
     }
     check(AttentionShape { batch: 1, tokens: 77, heads: 3, head_dim: 64, causal: true, kind: FloatKind::F32 });
+    // On Hopper GPUs these take kernels of their own; rows and tiles end in every way.
+    for kind in half_too() {
+        for (tokens, causal) in [(1, false), (77, false), (130, true), (197, false), (321, true)] {
+            check(AttentionShape { batch: 2, tokens, heads: 2, head_dim: 64, causal, kind });
+        }
+    }
 }
 
 /// The way the kernels are cut on a GPU, which no adapter without plane operations would choose.
@@ -114,8 +127,9 @@ fn attention_repeats_to_the_bit() {
         let [output, lse, d_qkv, delta] =
             [shape.output_len(), shape.lse_len(), shape.qkv_len(), shape.lse_len()].map(|len| client.empty(len * 4));
         attention::forward(&client, &shape, &qkv, &output, &lse).unwrap();
-        attention::backward(&client, &shape, &qkv, &output, &lse, &d_output, &d_qkv, &delta).unwrap();
-        (read_f32(&client, output), read_f32(&client, d_qkv))
+        let d_bias = upload(&client, &vec![0.0; 3 * shape.heads * shape.head_dim]);
+        attention::backward(&client, &shape, &qkv, &output, &lse, &d_output, &d_qkv, &delta, &d_bias).unwrap();
+        [output, d_qkv, d_bias].map(|handle| read_f32(&client, handle))
     };
     assert!(run() == run());
 }
@@ -134,9 +148,8 @@ fn attention_refuses_what_it_cannot_do_before_launching() {
         (AttentionShape { batch: 60_000, tokens: 800, ..good }, ["elements", "2^32", "[60000, 800, 3, 3, 32]"]),
     ] {
         let forward = attention::forward(&client, &shape, &nothing, &nothing, &nothing).unwrap_err().to_string();
-        let backward = attention::backward(&client, &shape, &nothing, &nothing, &nothing, &nothing, &nothing, &nothing)
-            .unwrap_err()
-            .to_string();
+        let n = &nothing;
+        let backward = attention::backward(&client, &shape, n, n, n, n, n, n, n).unwrap_err().to_string();
         for error in [forward, backward] {
             assert!(error.starts_with("attention: ") && words.iter().all(|word| error.contains(word)), "{error}");
         }

@@ -60,6 +60,7 @@ struct Parts {
     fresh: bool,
     write_normed: bool,
     d_sum: bool,
+    residue: bool,
 }
 
 fn check_backward(
@@ -80,6 +81,10 @@ fn check_backward(
     let device = |data: &[f32]| upload(client, data);
     let activation = |data: &[f32]| typed(client, kind, data);
     let (dy_device, gradient_device) = (activation(&dy), activation(&gradient));
+    // What rounding would have left out.
+    let residue: Vec<f32> = gradient.iter().zip(values(rng, rows * width)).map(|(g, v)| g * v * 1e-4).collect();
+    let residue = rounded(kind, &residue);
+    let residue_device = activation(&residue);
     let sums_device = sums.each_ref().map(|data| device(data));
     layer_norm::backward(
         client,
@@ -91,6 +96,7 @@ fn check_backward(
             bias: &device(&bias),
             dy: &dy_device,
             gradient: &gradient_device,
+            residue: parts.residue.then_some(&residue_device),
             fresh: parts.fresh,
             write_normed: parts.write_normed,
             d_gain: &sums_device[0],
@@ -101,9 +107,17 @@ fn check_backward(
 
     let name = |what| format!("{what} of [{rows}, {width}] {kind:?} {parts:?}");
     let [dx, d_gain, d_bias] = expected;
-    let total: Vec<f64> =
-        dx.iter().zip(&gradient).map(|(d, g)| d + if parts.fresh { 0.0 } else { f64::from(*g) }).collect();
-    assert_close(&name("gradient"), &read_typed(client, kind, gradient_device), &total, tolerance);
+    let mut total = dx;
+    for (stream, taken) in [(&gradient, !parts.fresh), (&residue, !parts.fresh && parts.residue)] {
+        total.iter_mut().zip(stream).filter(|_| taken).for_each(|(total, value)| *total += f64::from(*value));
+    }
+    let got = read_typed(client, kind, gradient_device);
+    assert_close(&name("gradient"), &got, &total, tolerance);
+    if parts.residue {
+        let rest = read_typed(client, kind, residue_device);
+        let sum: Vec<f32> = got.iter().zip(rest).map(|(value, rest)| value + rest).collect();
+        assert_close(&name("gradient with residue"), &sum, &total, 2e-5);
+    }
     let dy_expected = if parts.write_normed { normed } else { f64s(&dy) };
     assert_close(&name("normed"), &read_typed(client, kind, dy_device), &dy_expected, tolerance);
     let mut d_sum = vec![0.0; width];
@@ -124,12 +138,26 @@ fn backward_matches_reference_with_every_combination_of_parts() {
     let (client, mut rng) = (client(), ChaCha8Rng::seed_from_u64(22));
     for size in SIZES {
         for kind in kinds(&client, 5e-6) {
-            check_backward(&client, &mut rng, size, kind, Parts { fresh: false, write_normed: true, d_sum: true });
+            check_backward(
+                &client,
+                &mut rng,
+                size,
+                kind,
+                Parts { fresh: false, write_normed: true, d_sum: true, residue: false },
+            );
         }
     }
     for (fresh, write_normed, d_sum) in [(true, true, true), (true, false, false), (false, false, true)] {
+        for residue in [false, true] {
+            for kind in kinds(&client, 5e-6) {
+                check_backward(&client, &mut rng, (77, 96), kind, Parts { fresh, write_normed, d_sum, residue });
+            }
+        }
+    }
+    let parts = Parts { fresh: false, write_normed: true, d_sum: true, residue: true };
+    for size in [(1, 8), (785, 64), (3, 1024)] {
         for kind in kinds(&client, 5e-6) {
-            check_backward(&client, &mut rng, (77, 96), kind, Parts { fresh, write_normed, d_sum });
+            check_backward(&client, &mut rng, size, kind, parts);
         }
     }
 }
@@ -150,6 +178,7 @@ fn backward_repeats_to_the_bit() {
             bias: &device(&gain),
             dy: &device(&dy),
             gradient: &client.empty(rows * width * 4),
+            residue: None,
             fresh: true,
             write_normed: true,
             d_gain: &sums[0],

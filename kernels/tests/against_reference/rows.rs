@@ -31,9 +31,19 @@ fn gather_and_add_take_whole_rows() {
             rows::gather(&client, kind, &put(&x), &at, &y, picks * tokens, picks, width);
             assert_eq!(get(y), gathered, "gather {kind:?} {picks} {tokens} {width}");
             let to = put(&x);
-            rows::add(&client, kind, &put(&d), &at, &to, [picks, picks * tokens, width]);
+            rows::add(&client, kind, (&put(&d), None), &at, (&to, None), [picks, picks * tokens, width]);
             let expected = if half { rounded(&sums) } else { sums.clone() };
             assert_eq!(get(to), expected, "add {kind:?} {picks} {tokens} {width}");
+            // Small parts beside both, which rounding must not lose.
+            let [y_residue, d_residue] =
+                [&x, &d].map(|data| data.iter().map(|value| value * 2f32.powi(-12)).collect::<Vec<_>>());
+            let (to, rest) = (put(&x), put(&y_residue));
+            let added = (&put(&d), Some(&put(&d_residue)));
+            rows::add(&client, kind, added, &at, (&to, Some(&rest)), [picks, picks * tokens, width]);
+            let whole = |value: f32| f64::from(value) * (1.0 + 2f64.powi(-12));
+            let expected: Vec<f64> = sums.iter().map(|value| whole(*value)).collect();
+            let got: Vec<f32> = get(to).iter().zip(get(rest)).map(|(value, rest)| value + rest).collect();
+            assert_close("add with residues", &got, &expected, if half { 2e-6 } else { 2e-7 });
         }
     }
 }

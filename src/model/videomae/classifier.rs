@@ -11,7 +11,7 @@ use crate::ops::linear;
 use crate::ops::norm::Norm;
 use crate::ops::tensor::{T, cast, contiguous, float_kind, from_handle};
 use crate::ops::tubelet_embed::{Tubelets, checked};
-use crate::ops::workspace::{Matrix, Workspace};
+use crate::ops::workspace::{Matrix, Stream, Workspace};
 use avion_kernels::masking::Counts;
 use avion_kernels::{Handle, flat, pool, soft_cross_entropy::soft_cross_entropy};
 use burn::tensor::DType;
@@ -101,8 +101,9 @@ impl<R: CubeRuntime> Classifier<R> {
             // The column sum of the stream's gradient: every token of a clip has the same share of its gradient.
             bias.accumulate_columns(ws, &d_pooled);
         }
+        let stream = Stream::from(stream);
         stack.backward(blocks, extent, &stream, &dropped);
-        self.backbone.embed.backward(ws, &tubelets, &stream);
+        self.backbone.embed.backward(ws, &tubelets, &stream.value);
         result
     }
 

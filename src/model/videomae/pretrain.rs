@@ -10,7 +10,7 @@ use crate::ops::linear;
 use crate::ops::norm::{Norm, Stats};
 use crate::ops::tensor::float_kind;
 use crate::ops::tubelet_embed::{Tubelets, checked};
-use crate::ops::workspace::{Matrix, Workspace};
+use crate::ops::workspace::{Matrix, Stream, Workspace};
 use avion_kernels::masking::{self, Assemble, Counts, PixelLoss};
 use avion_kernels::{Handle, pool};
 use burn::tensor::DType;
@@ -144,9 +144,11 @@ impl<R: CubeRuntime> VideoMae<R> {
             stream.handle(),
         ));
         drop(d_tail);
+        let stream = Stream::from(stream);
         self.decoder.backward(blocks, self.all_tokens(counts), &stream, &[]);
 
         // The bridge.
+        let stream = stream.value;
         let d_projected = ws.matrix(counts.visible_rows(), stream.columns);
         checked(masking::disassemble(
             &ws.client,
@@ -162,12 +164,12 @@ impl<R: CubeRuntime> VideoMae<R> {
         let d_normed = linear::input_gradient(ws, &d_projected, &self.bridge);
         let last = self.backbone.stack.layers() - 1;
         let below = self.backbone.stack.below(last, &dropped);
-        let stream = self.norm.branch_only(ws, &output, &stats, &d_normed, below);
+        let stream = self.norm.begin_stream(ws, &output, &stats, &d_normed, below);
         linear::weight_gradient(ws, &d_normed, &d_projected, &self.bridge);
         drop((output, stats, d_projected, d_normed));
 
         self.backbone.stack.backward(blocks, self.visible_tokens(counts), &stream, &dropped);
-        self.backbone.embed.backward(ws, &clips.tubelets, &stream);
+        self.backbone.embed.backward(ws, &clips.tubelets, &stream.value);
         result
     }
 

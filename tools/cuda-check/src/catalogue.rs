@@ -84,7 +84,8 @@ fn fused_attention<R: Runtime>(
     let [output, d_output] = [(); 2].map(|()| buffers.of(shape.output_len(), kind));
     let [lse, delta] = [(); 2].map(|()| buffers.f32s(shape.lse_len()));
     attention::forward(client, &shape, &qkv, &output, &lse)?;
-    attention::backward(client, &shape, &qkv, &output, &lse, &d_output, &d_qkv, &delta)
+    let d_bias = buffers.f32s(3 * HEADS * head_dim);
+    attention::backward(client, &shape, &qkv, &output, &lse, &d_output, &d_qkv, &delta, &d_bias)
 }
 
 /// Norms, activations and residuals.
@@ -93,14 +94,17 @@ fn blocks<R: Runtime>(client: &ComputeClient<R>, kind: FloatKind) -> Result<(), 
     let widths: &[usize] = if kind == FloatKind::F32 { &[WIDTH] } else { &[512, WIDTH, 1024] };
     for &width in widths {
         let shape = layer_norm::NormShape { rows: ROWS, width, kind, eps: 1e-6 };
-        let [x, y, dy, gradient] = [(); 4].map(|()| buffers.of(ROWS * width, kind));
+        let [x, y, dy, gradient, residue] = [(); 5].map(|()| buffers.of(ROWS * width, kind));
         let [gain, bias, d_gain, d_bias, d_sum] = [(); 5].map(|()| buffers.f32s(width));
         let stats = buffers.f32s(2 * ROWS);
         layer_norm::forward(client, &shape, &x, &gain, &bias, &y, &stats);
         let written = [(false, Some(&d_sum)), (true, None), (true, Some(&d_sum)), (false, None)];
         let kept = [(false, Some(&d_sum)), (false, None)];
         let cases = written.map(|case| (case, true)).into_iter().chain(kept.map(|case| (case, false)));
-        for ((fresh, d_sum), write_normed) in cases {
+        // The gradients of f32 streams have no residues.
+        let residues: &[bool] = if kind == FloatKind::F32 { &[false] } else { &[false, true] };
+        let cases = cases.flat_map(|case| residues.iter().map(move |residues| (case, *residues)));
+        for (((fresh, d_sum), write_normed), residues) in cases {
             let backward = layer_norm::Backward {
                 x: &x,
                 stats: &stats,
@@ -108,6 +112,7 @@ fn blocks<R: Runtime>(client: &ComputeClient<R>, kind: FloatKind) -> Result<(), 
                 bias: &bias,
                 dy: &dy,
                 gradient: &gradient,
+                residue: residues.then_some(&residue),
                 fresh,
                 write_normed,
                 d_gain: &d_gain,
@@ -161,7 +166,10 @@ fn ends<R: Runtime>(client: &ComputeClient<R>, kind: FloatKind) -> Result<(), Ke
     let [all, picked] = [ROWS, BATCH].map(|rows| buffers.of(rows * WIDTH, kind));
     let picks = buffers.f32s(BATCH);
     rows::gather(client, kind, &all, &picks, &picked, ROWS, BATCH, WIDTH);
-    rows::add(client, kind, &picked, &picks, &all, [BATCH, ROWS, WIDTH]);
+    for residues in [false, true] {
+        let part = |handle| residues.then_some(handle);
+        rows::add(client, kind, (&picked, part(&picked)), &picks, (&all, part(&all)), [BATCH, ROWS, WIDTH]);
+    }
     let (x, feature, length) = (buffers.of(BATCH * 256, kind), buffers.f32s(BATCH * 256), buffers.f32s(BATCH));
     rows::normalize(client, Split::of(client), kind, &x, &feature, &length, BATCH, 256);
     rows::normalize_backward(client, Split::of(client), kind, [&feature, &length, &feature], &x, BATCH, 256);
