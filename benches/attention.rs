@@ -69,6 +69,7 @@ struct Buffers {
     d_output: Handle,
     d_qkv: Handle,
     delta: Handle,
+    sums: Handle,
     d_bias: Handle,
 }
 
@@ -82,10 +83,11 @@ fn check_one(client: &Client, shape: AttentionShape) -> bool {
         d_output: write(client, &d_output, shape.kind),
         d_qkv: nan(shape.qkv_len(), shape.kind),
         delta: nan(shape.lse_len(), FloatKind::F32),
+        sums: client.empty(shape.sums_len() * 4),
         d_bias: write(client, &vec![0.0; 3 * shape.heads * shape.head_dim], FloatKind::F32),
     };
     attention::forward(client, &shape, &b.qkv, &b.output, &b.lse).expect("supported");
-    attention::backward(client, &shape, &b.qkv, &b.output, &b.lse, &b.d_output, &b.d_qkv, &b.delta, &b.d_bias)
+    attention::backward(client, &shape, &b.qkv, &b.output, &b.lse, &b.d_output, &b.d_qkv, &b.delta, &b.sums, &b.d_bias)
         .expect("supported");
     let expected = attention::reference(&shape, &qkv, &d_output);
     let errors = [
@@ -161,6 +163,7 @@ fn main() {
                 d_output: write(&client, &values(2, s.output_len()), s.kind),
                 d_qkv: client.empty(s.qkv_len() * 2),
                 delta: client.empty(s.lse_len() * 4),
+                sums: client.empty(s.sums_len() * 4),
                 d_bias: client.empty(3 * heads * head_dim * 4),
             };
             let work = (batch * heads * tokens * tokens * head_dim) as f64 * if causal { 0.5 } else { 1.0 } / 1e9;

@@ -24,9 +24,6 @@ use std::any::Any;
 /// The head dimension these kernels are written for.
 pub const HEAD_DIM: usize = 64;
 
-/// Stationary rows of a warpgroup.
-const GROUP_ROWS: usize = 64;
-
 const COMMON: &str = include_str!("hopper/common.cu");
 
 /// Changes with any of the texts, so that compiled kernels kept on disk are not taken for newer ones.
@@ -111,7 +108,7 @@ impl Variant {
     }
 
     fn rows(&self) -> usize {
-        GROUP_ROWS * self.groups
+        64 * self.groups
     }
 
     /// Computing warpgroups and the one that copies.
@@ -293,15 +290,13 @@ pub(super) fn backward<R: Runtime>(
     d_output: &Handle,
     d_qkv: &Handle,
     delta: &Handle,
+    sums: &Handle,
     d_bias: &Handle,
 ) {
-    // Each warp's sums over its 16 rows: a sixteenth of the gradients' numbers, summed while they are in registers.
-    let units = shape.batch * shape.tokens.div_ceil(GROUP_ROWS) * (GROUP_ROWS / 16);
+    launch(client, shape, Pass::Query, &[qkv, output, lse, d_output, d_qkv, delta, sums]);
+    launch(client, shape, Pass::KeyValue, &[qkv, lse, d_output, delta, d_qkv, sums]);
     let columns = 3 * shape.heads * shape.head_dim;
-    let sums = client.empty(units * columns * 4);
-    launch(client, shape, Pass::Query, &[qkv, output, lse, d_output, d_qkv, delta, &sums]);
-    launch(client, shape, Pass::KeyValue, &[qkv, lse, d_output, delta, d_qkv, &sums]);
-    column_sum(client, sums, FloatKind::F32, units, columns, d_bias.clone());
+    column_sum(client, sums.clone(), FloatKind::F32, shape.sum_rows(), columns, d_bias.clone());
 }
 
 fn cuda<R: Runtime>(client: &ComputeClient<R>) -> Option<&ComputeClient<CudaRuntime>> {

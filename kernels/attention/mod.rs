@@ -47,6 +47,16 @@ impl AttentionShape {
         self.batch * self.heads * self.tokens
     }
 
+    /// Elements of [`backward`]'s `sums`: each warp's sums over the 16 rows it has of the gradients, on Hopper GPUs.
+    pub fn sums_len(&self) -> usize {
+        self.sum_rows() * 3 * self.heads * self.head_dim
+    }
+
+    /// Rows of `sums`: as many for each clip as whole groups of 64 tokens have warps.
+    fn sum_rows(&self) -> usize {
+        self.batch * self.tokens.div_ceil(64) * 4
+    }
+
     /// What scores are multiplied by.
     pub fn scale(&self) -> f32 {
         1.0 / (self.head_dim as f32).sqrt()
@@ -146,6 +156,7 @@ pub fn forward<R: Runtime>(
 /// - `d_output`: like `output`
 /// - `d_qkv`: like `qkv`, written completely
 /// - `delta`: like `lse`, scratch; afterwards each row's sum of `output * d_output`
+/// - `sums`: f32 `[shape.sums_len()]`, scratch
 /// - `d_bias`: `[3, heads, head_dim]`, f32; increased by the sum of `d_qkv` over batch and tokens
 ///
 /// # Errors
@@ -159,12 +170,13 @@ pub fn backward<R: Runtime>(
     d_output: &Handle,
     d_qkv: &Handle,
     delta: &Handle,
+    sums: &Handle,
     d_bias: &Handle,
 ) -> Result<(), KernelError> {
     match path(client, shape)? {
         #[cfg(feature = "cuda")]
         Path::Hopper => {
-            hopper::backward(client, shape, qkv, output, lse, d_output, d_qkv, delta, d_bias);
+            hopper::backward(client, shape, qkv, output, lse, d_output, d_qkv, delta, sums, d_bias);
             return Ok(());
         }
         Path::Matrix => flash::backward(client, shape, qkv, output, lse, d_output, d_qkv, delta),

@@ -68,7 +68,7 @@ pub fn attention_rows<R: CubeRuntime>(ws: &Workspace<R>, shape: AttentionShape) 
     let path = attention::path(&ws.client, &shape).map_err(|e| DeviceError::Failed { detail: e.to_string() })?;
     let (rows, width) = (batch * tokens, heads * head_dim);
     let (qkv, output, d_output) = (filled(ws, rows, 3 * width), ws.matrix(rows, width), filled(ws, rows, width));
-    let d_bias = ws.floats(3 * width);
+    let (d_bias, sums) = (ws.floats(3 * width), ws.floats(shape.sums_len()));
     avion_kernels::flat::clear(&ws.client, d_bias.handle(), 3 * width);
     let (d_qkv, lse, delta) = (ws.matrix(rows, 3 * width), ws.floats(shape.lse_len()), ws.floats(shape.lse_len()));
     let failed = |error: avion_kernels::KernelError| DeviceError::Failed { detail: error.to_string() };
@@ -83,6 +83,7 @@ pub fn attention_rows<R: CubeRuntime>(ws: &Workspace<R>, shape: AttentionShape) 
             d_output.handle(),
             d_qkv.handle(),
             delta.handle(),
+            sums.handle(),
             d_bias.handle(),
         )
     };

@@ -27,12 +27,14 @@ pub(super) fn check_attention<R: Runtime>(
         let [output, d_qkv] = [shape.output_len(), shape.qkv_len()].map(|len| client.empty(len * kind.size()));
         let [lse, delta] = [(); 2].map(|()| client.empty(shape.lse_len() * 4));
         attention::forward(client, &shape, &h_qkv, &output, &lse).map_err(refused)?;
+        let sums = client.empty(shape.sums_len() * 4);
         let d_bias = upload(client, &vec![1.0; 3 * HEADS * HEAD_DIM], FloatKind::F32);
-        attention::backward(client, &shape, &h_qkv, &output, &lse, &h_d_output, &d_qkv, &delta, &d_bias)
+        attention::backward(client, &shape, &h_qkv, &output, &lse, &h_d_output, &d_qkv, &delta, &sums, &d_bias)
             .map_err(refused)?;
         let expected = attention::reference(&shape, &qkv, &d_output);
-        let mut sums = vec![1.0; 3 * HEADS * HEAD_DIM];
-        expected.d_qkv.chunks(sums.len()).for_each(|row| sums.iter_mut().zip(row).for_each(|(sum, d)| *sum += d));
+        let mut columns = vec![1.0; 3 * HEADS * HEAD_DIM];
+        let each = columns.len();
+        expected.d_qkv.chunks(each).for_each(|row| columns.iter_mut().zip(row).for_each(|(sum, d)| *sum += d));
         let (mut got, mut wanted) = (read(client, d_qkv, kind)?, expected.d_qkv);
         if tokens == 1 {
             // The probability is 1 whatever q and k are, and their gradients are pure rounding.
@@ -45,7 +47,7 @@ pub(super) fn check_attention<R: Runtime>(
         let limit = 2.0 * allowed(kind);
         checks.push(compare(label("output"), &read(client, output, kind)?, &expected.output, limit)?);
         checks.push(compare(label("gradient"), &got, &wanted, limit)?);
-        checks.push(compare(label("bias"), &read(client, d_bias, FloatKind::F32)?, &sums, limit)?);
+        checks.push(compare(label("bias"), &read(client, d_bias, FloatKind::F32)?, &columns, limit)?);
     }
     Ok(checks)
 }

@@ -97,6 +97,11 @@ impl TowerSizes {
         self.rows() * self.heads as u64 * 4
     }
 
+    /// Scratch of the attention's backward pass: as `AttentionShape::sums_len`.
+    fn sums(&self) -> u64 {
+        (self.batch * self.tokens.div_ceil(64) * 4 * 3 * self.width * 4) as u64
+    }
+
     fn product_s(&self, columns: usize) -> f64 {
         2.0 * self.rows() as f64 * self.width as f64 * columns as f64 / PRODUCTS
     }
@@ -420,8 +425,9 @@ fn blocks_backward(
         }
         ledger.take(branch + u); // gradient of the attention's output
         ledger.give(branch);
-        ledger.take(3 * u + lse); // gradient of qkv
-        ledger.give(5 * u + 2 * lse); // qkv, attended with its sums, the gradient of the output
+        let sums = sizes.sums();
+        ledger.take(3 * u + lse + sums); // gradient of qkv
+        ledger.give(5 * u + 2 * lse + sums); // qkv, attended with its sums, the gradient of the output
         ledger.take(u); // gradient of the norm's output
         ledger.give(4 * u + when(keep.normed, u));
         // What is left of the kept pieces: the norms' statistics; then the input.

@@ -140,6 +140,7 @@ impl<R: CubeRuntime> Block<'_, R> {
         drop(branch);
         let d_qkv = ws.matrix(qkv.rows, qkv.columns);
         let delta = ws.floats(self.spec.shape.lse_len());
+        let sums = ws.floats(self.spec.shape.sums_len());
         let gradients = attention::backward(
             &ws.client,
             &self.spec.shape,
@@ -149,10 +150,11 @@ impl<R: CubeRuntime> Block<'_, R> {
             d_output.handle(),
             d_qkv.handle(),
             delta.handle(),
+            sums.handle(),
             w.in_proj_bias.gradient_handle(),
         );
         supported(gradients);
-        drop((qkv, output, lse, d_output, delta));
+        drop((qkv, output, lse, d_output, delta, sums));
         let d_normed = linear::input_gradient(ws, &d_qkv, &w.in_proj);
         w.ln_1.backward(ws, x, &stats, &d_normed, stream, normed.is_none(), below);
         linear::weight_gradient(ws, normed.as_ref().unwrap_or(&d_normed), &d_qkv, &w.in_proj);

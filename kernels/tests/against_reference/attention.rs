@@ -55,17 +55,17 @@ fn check(shape: AttentionShape) {
     attention::forward(&client, &shape, &packed, &output, &lse).unwrap();
     let columns = 3 * shape.heads * shape.head_dim;
     let before = values(&mut rng, columns, FloatKind::F32);
-    let d_bias = upload(&client, &before);
-    attention::backward(&client, &shape, &packed, &output, &lse, &gradient, &d_qkv, &delta, &d_bias).unwrap();
+    let (sums, d_bias) = (nan(shape.sums_len(), FloatKind::F32), upload(&client, &before));
+    attention::backward(&client, &shape, &packed, &output, &lse, &gradient, &d_qkv, &delta, &sums, &d_bias).unwrap();
 
     let expected = attention::reference(&shape, &qkv, &d_output);
     let (close, name) = (if shape.kind == FloatKind::F16 { 3e-3 } else { 2e-5 }, format!("{shape:?}"));
     assert_close(&format!("{name} lse"), &read_f32(&client, lse), &expected.lse, 2e-5);
     assert_close(&format!("{name} output"), &read(&client, output, shape.kind), &expected.output, close);
     assert_close(&format!("{name} gradient"), &read(&client, d_qkv, shape.kind), &expected.d_qkv, close);
-    let mut sums = f64s(&before);
-    expected.d_qkv.chunks(columns).for_each(|row| sums.iter_mut().zip(row).for_each(|(sum, d)| *sum += d));
-    assert_close(&format!("{name} bias"), &read_f32(&client, d_bias), &sums, close);
+    let mut total = f64s(&before);
+    expected.d_qkv.chunks(columns).for_each(|row| total.iter_mut().zip(row).for_each(|(sum, d)| *sum += d));
+    assert_close(&format!("{name} bias"), &read_f32(&client, d_bias), &total, close);
 }
 
 fn half_too() -> Vec<FloatKind> {
@@ -127,8 +127,9 @@ fn attention_repeats_to_the_bit() {
         let [output, lse, d_qkv, delta] =
             [shape.output_len(), shape.lse_len(), shape.qkv_len(), shape.lse_len()].map(|len| client.empty(len * 4));
         attention::forward(&client, &shape, &qkv, &output, &lse).unwrap();
+        let sums = client.empty(shape.sums_len() * 4);
         let d_bias = upload(&client, &vec![0.0; 3 * shape.heads * shape.head_dim]);
-        attention::backward(&client, &shape, &qkv, &output, &lse, &d_output, &d_qkv, &delta, &d_bias).unwrap();
+        attention::backward(&client, &shape, &qkv, &output, &lse, &d_output, &d_qkv, &delta, &sums, &d_bias).unwrap();
         [output, d_qkv, d_bias].map(|handle| read_f32(&client, handle))
     };
     assert!(run() == run());
@@ -149,7 +150,7 @@ fn attention_refuses_what_it_cannot_do_before_launching() {
     ] {
         let forward = attention::forward(&client, &shape, &nothing, &nothing, &nothing).unwrap_err().to_string();
         let n = &nothing;
-        let backward = attention::backward(&client, &shape, n, n, n, n, n, n, n).unwrap_err().to_string();
+        let backward = attention::backward(&client, &shape, n, n, n, n, n, n, n, n).unwrap_err().to_string();
         for error in [forward, backward] {
             assert!(error.starts_with("attention: ") && words.iter().all(|word| error.contains(word)), "{error}");
         }

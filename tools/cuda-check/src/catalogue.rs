@@ -84,8 +84,8 @@ fn fused_attention<R: Runtime>(
     let [output, d_output] = [(); 2].map(|()| buffers.of(shape.output_len(), kind));
     let [lse, delta] = [(); 2].map(|()| buffers.f32s(shape.lse_len()));
     attention::forward(client, &shape, &qkv, &output, &lse)?;
-    let d_bias = buffers.f32s(3 * HEADS * head_dim);
-    attention::backward(client, &shape, &qkv, &output, &lse, &d_output, &d_qkv, &delta, &d_bias)
+    let (sums, d_bias) = (buffers.f32s(shape.sums_len()), buffers.f32s(3 * HEADS * head_dim));
+    attention::backward(client, &shape, &qkv, &output, &lse, &d_output, &d_qkv, &delta, &sums, &d_bias)
 }
 
 /// Norms, activations and residuals.
