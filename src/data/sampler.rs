@@ -1,6 +1,7 @@
 //! The order of the samples in an epoch, and the place in it where a run can stop and go on.
 
 use crate::data::rng::{Purpose, keyed};
+use rand::Rng;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,61 @@ impl EpochOrder {
         // Fisher-Yates.
         order.shuffle(&mut keyed(self.seed, self.epoch, 0, Purpose::Shuffle));
         order
+    }
+}
+
+/// The samples of a set by the file that they lie in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSamples {
+    /// Those of one file follow each other, by start.
+    samples: Vec<u32>,
+    /// Where each file's end.
+    ends: Vec<u32>,
+}
+
+impl FileSamples {
+    /// From samples of which those of a file follow each other.
+    pub fn new(samples: Vec<u32>, same_file: impl Fn(u32, u32) -> bool) -> Self {
+        let mut ends: Vec<u32> = Vec::new();
+        for (place, pair) in samples.windows(2).enumerate() {
+            if !same_file(pair[0], pair[1]) {
+                ends.push(place as u32 + 1);
+            }
+        }
+        if !samples.is_empty() {
+            ends.push(samples.len() as u32);
+        }
+        Self { samples, ends }
+    }
+
+    /// Files that hold samples.
+    pub fn num_files(&self) -> usize {
+        self.ends.len()
+    }
+}
+
+impl EpochOrder {
+    /// Every sample once, in groups of up to `group` that lie in one file and follow each other in time: the groups are
+    /// shuffled, not the samples. Each file is cut into groups at another place each epoch, so that clips do not always
+    /// meet the same neighbours: `[len]`.
+    ///
+    /// `group` 1 gives an order as even as [`permutation`](Self::permutation)'s, but another one.
+    pub fn grouped(&self, files: &FileSamples, group: u32) -> Vec<u32> {
+        let mut rng = keyed(self.seed, self.epoch, 0, Purpose::Shuffle);
+        let group = group.max(1);
+        let mut groups = Vec::with_capacity(files.samples.len() / group as usize + files.ends.len());
+        let mut start = 0;
+        for &end in &files.ends {
+            // A file that is one group has nothing to cut.
+            let mut cut = if end - start > group { start + rng.random_range(1..=group) } else { end };
+            while start < end {
+                groups.push(start..cut);
+                start = cut;
+                cut = start.saturating_add(group).min(end);
+            }
+        }
+        groups.shuffle(&mut rng);
+        groups.into_iter().flat_map(|group| &files.samples[group.start as usize..group.end as usize]).copied().collect()
     }
 }
 
@@ -103,7 +159,41 @@ mod tests {
         assert_eq!(serde_json::from_str::<Position>(&json).unwrap(), at);
     }
 
+    /// `sizes` files, their samples numbered through.
+    fn files(sizes: &[u32]) -> FileSamples {
+        let file_of: Vec<usize> = sizes.iter().enumerate().flat_map(|(file, &n)| vec![file; n as usize]).collect();
+        let samples = (0..file_of.len() as u32).collect();
+        FileSamples::new(samples, |a, b| file_of[a as usize] == file_of[b as usize])
+    }
+
+    #[test]
+    fn groups_are_cut_elsewhere_each_epoch() {
+        let files = files(&[10, 1, 3]);
+        assert_eq!(files.num_files(), 3);
+        let order = |epoch| EpochOrder { seed: 4, epoch, len: 14 }.grouped(&files, 4);
+        assert_eq!(order(0), order(0));
+        let neighbours = |epoch| order(epoch).windows(2).filter(|w| w[0] + 1 == w[1]).map(|w| w[0]).collect::<Vec<_>>();
+        let distinct: std::collections::HashSet<_> = (0..20).map(neighbours).collect();
+        assert!(distinct.len() > 3, "{distinct:?}");
+    }
+
     proptest! {
+        #[test]
+        fn a_grouped_order_holds_every_sample_once_and_keeps_files_together(
+            seed in any::<u64>(), epoch in any::<u64>(), group in 1u32..9,
+            sizes in proptest::collection::vec(1u32..30, 0..40),
+        ) {
+            let len: u32 = sizes.iter().sum();
+            let order = EpochOrder { seed, epoch, len }.grouped(&files(&sizes), group);
+            let mut all = order.clone();
+            all.sort_unstable();
+            prop_assert!(all.into_iter().eq(0..len));
+            // A file of n samples is cut into at most ceil(n / group) + 1 pieces.
+            let breaks = order.windows(2).filter(|w| w[0] + 1 != w[1]).count() + 1;
+            let most: u32 = sizes.iter().map(|n| n.div_ceil(group) + 1).sum();
+            prop_assert!(order.is_empty() || breaks <= most as usize, "{breaks} pieces, {most} at most");
+        }
+
         #[test]
         fn an_order_holds_every_sample_once(
             seed in any::<u64>(), epoch in any::<u64>(), len in 0u32..3_000,

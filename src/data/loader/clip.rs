@@ -1,12 +1,15 @@
-//! Reads one sample: finds its files, draws its frames, crop, flip, changes and caption by key, decodes.
+//! Reads samples: finds their files, draws frames, crop, flip, changes and caption of each by key, decodes.
 
 use super::batch::Words;
-use super::{Decoder, LoaderConfig, OpenVideo};
+use super::times::{Activity, Times};
+use super::worker::Shared;
+use super::{DecodeError, Decoder, LoaderConfig, OpenVideo};
 use crate::config::recipe::{CaptionChoice, CropKind};
-use crate::data::layout::{ClipError, ClipFiles};
+use crate::data::layout::{ClipError, ClipFiles, FilePart};
 use crate::data::rng::{Purpose, keyed_repeat};
+use crate::data::sampler::FileSamples;
 use crate::data::{Captions, Clip, Source};
-use crate::video::{multi_scale_crop, random_resized_crop, square_along};
+use crate::video::{CropBox, Read, multi_scale_crop, random_resized_crop, square_along};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use std::path::{Path, PathBuf};
@@ -61,35 +64,96 @@ impl Samples {
         source.root.join(&*clip.video)
     }
 
-    /// Decodes `sample` into `out`, `[frames, size_px, size_px, 3]`, and returns its caption and label. `turn` is the
-    /// number of the repetition or view.
+    /// Whether two samples begin in the same file: one that is opened for the first serves the second too.
+    pub fn same_file(&self, a: u64, b: u64) -> bool {
+        let (source_a, source, clip_a) = self.get(a);
+        let (source_b, _, clip_b) = self.get(b);
+        source_a == source_b
+            && clip_a.video == clip_b.video
+            && source.layout.chunk_of(clip_a) == source.layout.chunk_of(clip_b)
+    }
+
+    /// The samples of each file, by start.
+    pub fn files(&self) -> FileSamples {
+        let key = |sample: &u32| {
+            let (source, of, clip) = self.get(u64::from(*sample));
+            (source, &clip.video, of.layout.chunk_of(clip), clip.start_s)
+        };
+        let mut samples: Vec<u32> = (0..self.len as u32).collect();
+        samples.sort_by(|a, b| {
+            let (a, b) = (key(a), key(b));
+            (a.0, a.1, a.2).cmp(&(b.0, b.1, b.2)).then(a.3.total_cmp(&b.3))
+        });
+        FileSamples::new(samples, |a, b| self.same_file(u64::from(a), u64::from(b)))
+    }
+
+    /// Decodes `entries`, and returns the caption and label of each. A file that several need is opened once, and read
+    /// in one pass where the decoder can. `at` is told the entry that each file is opened or read for.
     ///
-    /// One crop serves the whole clip, also where it spans several chunk files; AVION draws one a chunk,
+    /// What an entry gets does not depend on the others.
+    ///
+    /// One crop serves a whole clip, also where it spans several chunk files; AVION draws one a chunk,
     /// which makes the picture jump (SEEDS.md 8).
     pub fn read(
         &self,
-        decoder: &dyn Decoder,
+        shared: &Shared,
+        epoch: u64,
+        entries: &mut [Entry],
+        times: &Times,
+        at: &dyn Fn(usize),
+    ) -> Vec<Result<Words, ClipError>> {
+        let Shared { config, view, .. } = shared;
+        let mut opened = Opened { decoder: &*shared.decoder, videos: Vec::new() };
+        let mut words = Vec::with_capacity(entries.len());
+        let mut parts = Vec::new();
+        times.time(Activity::Opening, || {
+            for (index, entry) in entries.iter_mut().enumerate() {
+                at(index);
+                let planned = self.plan(config, *view, epoch, entry, &mut opened);
+                words.push(planned.map(|plan| plan.cut(index, entry.out, config.frames, &mut parts)));
+            }
+        });
+        let failed: Vec<(usize, ClipError)> =
+            times.time(Activity::Decoding, || opened.read(parts, config.size_px, at));
+        for (index, error) in failed {
+            words[index] = Err(error);
+        }
+        times.time(Activity::Changing, || {
+            for (entry, _) in entries.iter_mut().zip(&words).filter(|(_, words)| words.is_ok()) {
+                if *view == View::Train {
+                    let draw = |purpose| keyed_repeat(config.seed, epoch, entry.sample, purpose, entry.turn);
+                    config.augment.apply(entry.out, config.size_px as usize, draw);
+                }
+            }
+        });
+        let entries = entries.iter();
+        words.into_iter().zip(entries).map(|(read, entry)| read.map(|()| self.words(shared, epoch, entry))).collect()
+    }
+
+    /// Opens the entry's files and draws its frames, crop and flip.
+    fn plan(
+        &self,
         config: &LoaderConfig,
         view: View,
         epoch: u64,
-        sample: u64,
-        turn: u32,
-        out: &mut [u8],
-    ) -> Result<Words, ClipError> {
-        let (index, source, clip) = self.get(sample);
-        let draw = |purpose| keyed_repeat(config.seed, epoch, sample, purpose, turn);
+        entry: &Entry,
+        opened: &mut Opened,
+    ) -> Result<Plan, ClipError> {
+        let (_, source, clip) = self.get(entry.sample);
+        let turn = entry.turn;
+        let draw = |purpose| keyed_repeat(config.seed, epoch, entry.sample, purpose, turn);
         let (stretch, square) = (turn / config.crops as u32, turn % config.crops as u32);
 
         let files = ClipFiles::locate(source, clip)?;
-        let mut opened = Opened::new(decoder, &files.paths);
         let (rule, count) = (config.frame_rule, config.frames);
         let choose = |start, end| match view {
             View::Train => rule.drawn(start, end, count, &mut draw(Purpose::Frames)),
             View::Eval => rule.view(start, end, count, stretch as usize, config.views),
         };
-        let parts = files.plan(clip, source.fps, count, choose, |file| Ok(opened.get(file)?.info()))?;
+        let parts =
+            files.plan(clip, source.fps, count, choose, |file| Ok(opened.get(&files.paths[file])?.1.info()))?;
 
-        let [width, height] = opened.get(0)?.size_px();
+        let [width, height] = opened.get(&files.paths[0])?.1.size_px();
         let (crop, flip) = match view {
             View::Train => {
                 let rng = &mut draw(Purpose::Crop);
@@ -103,63 +167,123 @@ impl Samples {
             }
             View::Eval => (square_along(width, height, square, config.crops as u32), false),
         };
-        let frame_bytes = out.len() / config.frames;
-        let mut rest = &mut *out;
-        for part in &parts {
-            let (out, after) = rest.split_at_mut(part.frames.len() * frame_bytes);
-            rest = after;
-            let video = opened.get(part.file)?;
+        let in_file = |part: FilePart| {
+            let path = &files.paths[part.file];
+            let (file, video) = opened.get(path)?;
             if video.size_px() != [width, height] {
-                return Err(ClipError::SizeMismatch {
-                    path: files.paths[part.file].clone(),
-                    found: video.size_px(),
-                    expected: [width, height],
-                });
+                let (path, found, expected) = (path.clone(), video.size_px(), [width, height]);
+                return Err(ClipError::SizeMismatch { path, found, expected });
             }
-            let read = video.read(&part.frames, crop, config.size_px, flip, out);
-            read.map_err(|error| failed(&files.paths[part.file], error))?;
-        }
+            Ok((file, part.frames))
+        };
+        Ok(Plan { crop, flip, parts: parts.into_iter().map(in_file).collect::<Result<_, _>>()? })
+    }
 
-        if view == View::Train {
-            config.augment.apply(out, config.size_px as usize, draw);
-        }
-        let choice = config.captions.get(index).copied();
+    /// The caption and label of an entry.
+    fn words(&self, shared: &Shared, epoch: u64, entry: &Entry) -> Words {
+        let (index, _, clip) = self.get(entry.sample);
+        let choice = shared.config.captions.get(index).copied();
         let caption = caption(
             &clip.captions,
             choice.unwrap_or(CaptionChoice::Random),
-            (view == View::Train).then(|| draw(Purpose::Caption)),
+            (shared.view == View::Train)
+                .then(|| keyed_repeat(shared.config.seed, epoch, entry.sample, Purpose::Caption, entry.turn)),
         );
-        Ok(Words { caption, label: clip.label })
+        Words { caption, label: clip.label }
     }
 }
 
-/// The files of a clip, each opened when first needed.
+/// What is read at a place of a batch.
+pub(super) struct Entry<'a> {
+    pub sample: u64,
+    /// Number of the repetition or view.
+    pub turn: u32,
+    /// `[frames, size_px, size_px, 3]`.
+    pub out: &'a mut [u8],
+}
+
+/// What an entry takes from its files.
+struct Plan {
+    crop: CropBox,
+    flip: bool,
+    /// Number of the opened file, and ascending frame numbers within.
+    parts: Vec<(usize, Vec<u64>)>,
+}
+
+/// What an entry takes from one file.
+struct Part<'a> {
+    entry: usize,
+    file: usize,
+    crop: CropBox,
+    flip: bool,
+    frames: Vec<u64>,
+    out: &'a mut [u8],
+}
+
+impl Plan {
+    /// Divides an entry's memory for `count` frames among its parts.
+    fn cut<'a>(self, entry: usize, mut out: &'a mut [u8], count: usize, parts: &mut Vec<Part<'a>>) {
+        let frame_bytes = out.len() / count;
+        for (file, frames) in self.parts {
+            let (own, rest) = std::mem::take(&mut out).split_at_mut(frames.len() * frame_bytes);
+            out = rest;
+            parts.push(Part { entry, file, crop: self.crop, flip: self.flip, frames, out: own });
+        }
+    }
+}
+
+/// The files of a job, each opened when first needed. What cannot be opened is not tried again.
 struct Opened<'a> {
     decoder: &'a dyn Decoder,
-    paths: &'a [PathBuf],
-    videos: Vec<Option<Box<dyn OpenVideo>>>,
+    videos: Vec<(PathBuf, Result<Box<dyn OpenVideo>, DecodeError>)>,
 }
 
-impl<'a> Opened<'a> {
-    fn new(decoder: &'a dyn Decoder, paths: &'a [PathBuf]) -> Self {
-        Self { decoder, paths, videos: paths.iter().map(|_| None).collect() }
+impl Opened<'_> {
+    /// The number of a file, and the file.
+    fn get(&mut self, path: &Path) -> Result<(usize, &mut dyn OpenVideo), ClipError> {
+        let known = self.videos.iter().position(|(known, _)| known == path);
+        let number = known.unwrap_or_else(|| {
+            self.videos.push((path.to_owned(), self.decoder.open(path)));
+            self.videos.len() - 1
+        });
+        match &mut self.videos[number].1 {
+            Ok(video) => Ok((number, video.as_mut())),
+            Err(error) => Err(failed(path, error.clone())),
+        }
     }
 
-    fn get(&mut self, file: usize) -> Result<&mut dyn OpenVideo, ClipError> {
-        let path = &self.paths[file];
-        let video = &mut self.videos[file];
-        let video = match video {
-            Some(video) => video,
-            None => {
-                let opened = self.decoder.open(path);
-                video.insert(opened.map_err(|error| failed(path, error))?)
+    /// Reads all parts, file by file; returns the entries that could not be read, and why.
+    fn read(&mut self, mut parts: Vec<Part>, size_px: u32, at: &dyn Fn(usize)) -> Vec<(usize, ClipError)> {
+        parts.sort_by_key(|part| part.file);
+        let mut bad: Vec<(usize, ClipError)> = Vec::new();
+        for parts in parts.chunk_by_mut(|a, b| a.file == b.file) {
+            let Some((path, Ok(video))) = self.videos.get_mut(parts[0].file) else { continue };
+            at(parts[0].entry);
+            if parts.len() > 1 {
+                let mut reads: Vec<Read> = parts
+                    .iter_mut()
+                    .map(|part| Read { frames: &part.frames, crop: part.crop, flip: part.flip, out: part.out })
+                    .collect();
+                if video.read_each(&mut reads, size_px).is_ok() {
+                    continue;
+                }
+                // One by one, to learn whose frames are at fault.
             }
-        };
-        Ok(video.as_mut())
+            for part in parts {
+                if bad.iter().any(|(entry, _)| *entry == part.entry) {
+                    continue;
+                }
+                at(part.entry);
+                if let Err(error) = video.read(&part.frames, part.crop, size_px, part.flip, part.out) {
+                    bad.push((part.entry, failed(path, error)));
+                }
+            }
+        }
+        bad
     }
 }
 
-fn failed(path: &Path, error: super::DecodeError) -> ClipError {
+fn failed(path: &Path, error: DecodeError) -> ClipError {
     ClipError::Decode { path: path.to_owned(), kind: error.kind, reason: error.reason }
 }
 
