@@ -49,6 +49,12 @@ impl FileSamples {
         Self { samples, ends }
     }
 
+    /// The samples of each file, by start.
+    pub fn iter(&self) -> impl Iterator<Item = &[u32]> {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        starts.zip(&self.ends).map(|(start, end)| &self.samples[*start as usize..*end as usize])
+    }
+
     /// Files that hold samples.
     pub fn num_files(&self) -> usize {
         self.ends.len()
