@@ -39,11 +39,13 @@ fn stats(args: DataStatsArgs) -> Result<u8> {
     let decoder: Arc<dyn Decoder> = Arc::new(Ffmpeg);
     let progress = Progress::default();
     let show = |what: &str, share: f64| progress.show(what, share);
-    let found = stats::gather(recipe, &sources, &loader_config(recipe), &options, &decoder, &show)?;
+    let (found, usable) = stats::gather(recipe, &sources, &loader_config(recipe), &options, &decoder, &show)?;
     progress.show("frames for the contact sheet", 0.0);
     let names = recipe.data.labels.as_ref().map(|path| read_names(path, recipe.classify.classes)).transpose()?;
-    let training: Vec<&Source> = sources.iter().filter(|(set, _)| *set == "train").map(|(_, source)| source).collect();
-    let shown = if training.is_empty() { sources.iter().map(|(_, source)| source).collect() } else { training };
+    let mut shown: Vec<&Source> = usable.iter().filter(|(set, _)| *set == "train").map(|(_, source)| source).collect();
+    if shown.iter().all(|source| source.clips.is_empty()) {
+        shown = usable.iter().map(|(_, source)| source).collect();
+    }
     let sheet = stats::contact_sheet(&shown, &names.unwrap_or_default(), recipe.seed, &decoder)?;
     progress.clear();
 

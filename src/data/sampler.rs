@@ -1,9 +1,11 @@
 //! The order of the samples in an epoch, and the place in it where a run can stop and go on.
 
+use crate::data::Source;
 use crate::data::rng::{Purpose, keyed};
 use rand::Rng;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 
 /// The shuffled order of one epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,17 +37,32 @@ pub struct FileSamples {
 }
 
 impl FileSamples {
-    /// From samples of which those of a file follow each other.
-    pub fn new(samples: Vec<u32>, same_file: impl Fn(u32, u32) -> bool) -> Self {
-        let mut ends: Vec<u32> = Vec::new();
-        for (place, pair) in samples.windows(2).enumerate() {
-            if !same_file(pair[0], pair[1]) {
-                ends.push(place as u32 + 1);
+    /// The samples of sources, numbered through, by the video file or chunk that they begin in. Looks at no disk.
+    pub fn of(sources: &[Source]) -> Self {
+        let mut videos: HashMap<(usize, &str), u32> = HashMap::new();
+        let mut samples = Vec::new();
+        for (number, source) in sources.iter().enumerate() {
+            for clip in &source.clips {
+                let next = videos.len() as u32;
+                let video = *videos.entry((number, &clip.video)).or_insert(next);
+                samples.push((video, source.layout.chunk_of(clip), clip.start_s, samples.len() as u32));
             }
         }
-        if !samples.is_empty() {
-            ends.push(samples.len() as u32);
+        samples.sort_unstable_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)).then(a.2.total_cmp(&b.2)).then(a.3.cmp(&b.3)));
+        Self::from_sorted(samples.into_iter().map(|(video, chunk, _, sample)| ((video, chunk), sample)))
+    }
+
+    /// From `(file, sample)`, those of a file in a row.
+    fn from_sorted<F: PartialEq>(pairs: impl IntoIterator<Item = (F, u32)>) -> Self {
+        let (mut samples, mut ends, mut last) = (Vec::new(), Vec::new(), None);
+        for (file, sample) in pairs {
+            if last.as_ref().is_some_and(|last| *last != file) {
+                ends.push(samples.len() as u32);
+            }
+            samples.push(sample);
+            last = Some(file);
         }
+        ends.extend(last.map(|_| samples.len() as u32));
         Self { samples, ends }
     }
 
@@ -114,6 +131,7 @@ pub fn full_batches(samples: u64, batch_size: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::{Captions, Clip, Layout};
     use proptest::prelude::*;
 
     fn order(seed: u64, epoch: u64, len: u32) -> Vec<u32> {
@@ -167,9 +185,29 @@ mod tests {
 
     /// `sizes` files, their samples numbered through.
     fn files(sizes: &[u32]) -> FileSamples {
-        let file_of: Vec<usize> = sizes.iter().enumerate().flat_map(|(file, &n)| vec![file; n as usize]).collect();
-        let samples = (0..file_of.len() as u32).collect();
-        FileSamples::new(samples, |a, b| file_of[a as usize] == file_of[b as usize])
+        let file_of = sizes.iter().enumerate().flat_map(|(file, &n)| vec![file; n as usize]);
+        FileSamples::from_sorted(file_of.zip(0..))
+    }
+
+    #[test]
+    fn samples_are_found_by_their_file() {
+        let clip = |video: &str, start| Clip::narrated(video.into(), start, start + 1.0, Captions::One("c".into()));
+        let source = |chunk_s: f64, clips: &[(&str, f64)]| Source {
+            name: "s".into(),
+            root: "r".into(),
+            layout: match chunk_s {
+                0.0 => Layout::Whole { extension: "mp4".into() },
+                chunk_s => Layout::Chunked { chunk_s, extension: "mp4".into() },
+            },
+            fps: None,
+            clips: clips.iter().map(|(video, start)| clip(video, *start)).collect(),
+        };
+        let times = [("a", 16.0), ("b", 1.0), ("a", 3.0), ("a", 15.0), ("a", f64::NAN)];
+        let files = FileSamples::of(&[source(15.0, &times), source(0.0, &times[..3])]);
+        // A time that is none counts as the first chunk, and comes last in it.
+        let found: Vec<&[u32]> = files.iter().collect();
+        assert_eq!(found, [&[2, 4][..], &[3, 0], &[1], &[7, 5], &[6]]);
+        assert_eq!(FileSamples::of(&[]).num_files(), 0);
     }
 
     #[test]

@@ -32,8 +32,8 @@ pub use self::gif::write_gif;
 pub use confusion::draw_confusion;
 pub use heat::{heat_span, overlay_heat};
 pub use html::{
-    BadSamples, ClassRow, ClassSection, ClipCard, DataPage, DataSection, EvalTable, Fact, Histogram, Match, ReportData, ScoreRow, Scored, Search,
-    SearchHit, Thumbnail,
+    BadSamples, ClassRow, ClassSection, ClipCard, DataPage, DataSection, EvalTable, Fact, Histogram, Match, ReportData,
+    ScoreRow, Scored, Search, SearchHit, Thumbnail,
 };
 pub use jsonl::{EvalRecord, MetricsLog, Record, StepRecord, read_metrics};
 pub use picture::Picture;

@@ -77,8 +77,7 @@ pub fn recorded_step_time(metrics: &Path) -> Option<StepTime> {
     Some(StepTime { ms, from })
 }
 
-/// Loads training batches with one thread, then with all; `None` when there is nothing to train on or nothing can be
-/// read.
+/// Loads training batches with one thread, then with all; `None` when no clip can be read.
 pub(super) fn measure(
     recipe: &Recipe,
     sources: Arc<[Source]>,

@@ -67,19 +67,22 @@ impl FileStats {
 #[derive(Default)]
 struct Finds {
     stats: FileStats,
+    /// Clips that nothing is known against.
+    usable: Vec<u32>,
     durations_s: Vec<f64>,
     known: HashSet<PathBuf>,
 }
 
-/// Looks for the files of all clips, and opens those of up to `sample` files drawn by key.
+/// Looks for the files of all clips, and opens up to `sample` of them drawn by key. Also returns the source with only those
+/// clips that nothing was found against.
 pub(super) fn look(
     source: &Source,
     loader: &LoaderConfig,
     sample: usize,
     decoder: &dyn Decoder,
     progress: &(dyn Fn(f64) + Sync),
-) -> FileStats {
-    let files = by_file(source);
+) -> (FileStats, Source) {
+    let files = FileSamples::of(std::slice::from_ref(source));
     let groups: Vec<&[u32]> = files.iter().collect();
     let mut drawn: Vec<u32> = (0..groups.len() as u32).collect();
     drawn.shuffle(&mut keyed(0, 0, 0, Purpose::Sample));
@@ -104,20 +107,21 @@ pub(super) fn look(
             scope.spawn(work);
         }
     });
-    let Finds { stats, durations_s, .. } = finds.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let Finds { stats, mut usable, durations_s, .. } = finds.into_inner().unwrap_or_else(PoisonError::into_inner);
+    usable.sort_unstable();
+    let clips = usable.into_iter().map(|clip| source.clips[clip as usize].clone()).collect();
     let (named, opened) = (groups.len() as u64, drawn.len() as u64);
-    FileStats { named, opened, durations_s: Spread::of(durations_s), ..stats }
-}
-
-/// The clips of a source by the file that they begin in.
-fn by_file(source: &Source) -> FileSamples {
-    let place = |clip: u32| {
-        let clip = &source.clips[clip as usize];
-        (&clip.video, source.layout.chunk_of(clip))
-    };
-    let mut clips: Vec<u32> = (0..source.clips.len() as u32).collect();
-    clips.sort_by(|a, b| place(*a).cmp(&place(*b)));
-    FileSamples::new(clips, |a, b| place(a) == place(b))
+    let stats = FileStats { named, opened, durations_s: Spread::of(durations_s), ..stats };
+    (
+        stats,
+        Source {
+            clips,
+            root: source.root.clone(),
+            layout: source.layout.clone(),
+            name: source.name.clone(),
+            ..*source
+        },
+    )
 }
 
 /// Looks for the files of clips; with a decoder, opens them and plans the clips' frames as training does.
@@ -129,7 +133,8 @@ fn look_into(
     finds: &Mutex<Finds>,
 ) {
     let mut opened = BTreeMap::new();
-    for clip in clips.iter().map(|clip| &source.clips[*clip as usize]) {
+    for number in clips {
+        let clip = &source.clips[*number as usize];
         let files = match ClipFiles::locate(source, clip) {
             Ok(files) => files,
             Err(error) => {
@@ -137,36 +142,47 @@ fn look_into(
                 continue;
             }
         };
-        let Some(decoder) = decoder else { continue };
-        let planned = plan(source, clip, &files, loader, |path| {
-            let known = opened.entry(path.to_owned()).or_insert_with(|| open(decoder, path, finds));
-            known.clone()
+        let planned = decoder.map(|decoder| {
+            plan(source, clip, &files, loader, |path| {
+                let known = opened.entry(path.to_owned()).or_insert_with(|| open(decoder, path, finds));
+                known.clone()
+            })
         });
-        let stats = &mut locked(finds).stats;
-        stats.checked += 1;
-        if let Err(error) = planned {
-            note(&mut stats.unreadable, &error);
+        let finds = &mut *locked(finds);
+        finds.stats.checked += u64::from(planned.is_some());
+        match planned {
+            Some(Err(error)) => note(&mut finds.stats.unreadable, &error),
+            Some(Ok(())) | None => finds.usable.push(*number),
         }
     }
 }
 
+/// Whether the loader could plan the clip's frames.
 fn plan(
     source: &Source,
     clip: &Clip,
     files: &ClipFiles,
     loader: &LoaderConfig,
-    mut open: impl FnMut(&Path) -> Result<FileInfo, DecodeError>,
+    mut open: impl FnMut(&Path) -> Result<(FileInfo, [u32; 2]), DecodeError>,
 ) -> Result<(), ClipError> {
-    let choose = |start, end| loader.frame_rule.view(start, end, loader.frames, 0, 1);
-    let info = |file: usize| {
-        let path: &PathBuf = &files.paths[file];
+    let mut look = |file: usize| {
+        let path = &files.paths[file];
         open(path).map_err(|DecodeError { kind, reason }| ClipError::Decode { path: path.clone(), kind, reason })
     };
-    files.plan(clip, source.fps, loader.frames, choose, info).map(|_| ())
+    let choose = |start, end| loader.frame_rule.view(start, end, loader.frames, 0, 1);
+    let parts = files.plan(clip, source.fps, loader.frames, choose, |file| Ok(look(file)?.0))?;
+    let expected = look(0)?.1;
+    for part in parts {
+        let found = look(part.file)?.1;
+        if found != expected {
+            return Err(ClipError::SizeMismatch { path: files.paths[part.file].clone(), found, expected });
+        }
+    }
+    Ok(())
 }
 
 /// Opens a file, and counts it if it is new.
-fn open(decoder: &dyn Decoder, path: &Path, finds: &Mutex<Finds>) -> Result<FileInfo, DecodeError> {
+fn open(decoder: &dyn Decoder, path: &Path, finds: &Mutex<Finds>) -> Result<(FileInfo, [u32; 2]), DecodeError> {
     let video = decoder.open(path)?;
     let (info, [width, height]) = (video.info(), video.size_px());
     drop(video);
@@ -183,7 +199,7 @@ fn open(decoder: &dyn Decoder, path: &Path, finds: &Mutex<Finds>) -> Result<File
             finds.durations_s.push(info.frames as f64 / info.fps);
         }
     }
-    Ok(info)
+    Ok((info, [width, height]))
 }
 
 /// Two digits, none where they are zeros.

@@ -99,7 +99,8 @@ pub fn load_sources(recipe: &Recipe) -> Result<Vec<(&'static str, Source)>, Stat
     if sources.is_empty() { Err(StatsError::NoData) } else { Ok(sources) }
 }
 
-/// Looks at the sets. `progress` is called now and then with what is being done and how far it is, a share.
+/// Looks at the sets; also returns them with only those clips that nothing was found against. `progress` is called now
+/// and then with what is being done and how far it is, a share.
 ///
 /// # Errors
 /// A loader setting out of range.
@@ -110,20 +111,19 @@ pub fn gather(
     options: &StatsOptions,
     decoder: &Arc<dyn Decoder>,
     progress: &(dyn Fn(&str, f64) + Sync),
-) -> Result<DataStats, StatsError> {
+) -> Result<(DataStats, Vec<(&'static str, Source)>), StatsError> {
     let of_source = |(set, source): &(&'static str, Source)| {
         let looking = |share| progress(&format!("files of {}", source.name), share);
-        let files = files::look(source, loader, options.sample, &**decoder, &looking);
-        source_stats(recipe, set, source, files)
+        let (files, usable) = files::look(source, loader, options.sample, &**decoder, &looking);
+        (source_stats(recipe, set, source, files), (*set, usable))
     };
-    let stats = DataStats { recipe: recipe.name.clone(), sources: sources.iter().map(of_source).collect(), feed: None };
-    if options.measure.is_zero() {
-        return Ok(stats);
+    let (of_sources, usable): (Vec<_>, Vec<_>) = sources.iter().map(of_source).unzip();
+    let mut stats = DataStats { recipe: recipe.name.clone(), sources: of_sources, feed: None };
+    if !options.measure.is_zero() {
+        let training = usable.iter().filter(|(set, _)| *set == "train").map(|(_, source)| source.clone()).collect();
+        stats.feed = feed::measure(recipe, training, loader, options, decoder, progress)?;
     }
-    let training: Arc<[Source]> =
-        sources.iter().filter(|(set, _)| *set == "train").map(|(_, source)| source.clone()).collect();
-    let feed = feed::measure(recipe, training, loader, options, decoder, progress)?;
-    Ok(DataStats { feed, ..stats })
+    Ok((stats, usable))
 }
 
 fn source_stats(recipe: &Recipe, set: &'static str, source: &Source, files: FileStats) -> SourceStats {

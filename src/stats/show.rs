@@ -95,12 +95,8 @@ impl FileStats {
             all if all == self.named => "all opened".to_owned(),
             some => format!("{some} drawn to be opened"),
         };
-        let mut text = format!(
-            "{} named, {opened}: {} can be read, {:.1} MB",
-            self.named,
-            found.files,
-            found.bytes as f64 / 1e6
-        );
+        let mut text =
+            format!("{} named, {opened}: {} can be read, {:.1} MB", self.named, found.files, found.bytes as f64 / 1e6);
         if self.opened < self.named && self.opened > 0 {
             // As many files as named, if those drawn are like the others.
             let all = found.bytes as f64 * self.named as f64 / self.opened as f64;
@@ -108,7 +104,8 @@ impl FileStats {
         }
         let mut facts = vec![Fact::new("files", text)];
         facts.push(Fact::new("missing", bad(self.num_missing(), clips, "clips", &self.missing)));
-        facts.push(Fact::new("unreadable", bad(self.num_unreadable(), self.checked, "clips checked", &self.unreadable)));
+        facts
+            .push(Fact::new("unreadable", bad(self.num_unreadable(), self.checked, "clips checked", &self.unreadable)));
         for (name, counts) in [("sizes, px", &found.sizes), ("frames/s", &found.fps), ("codecs", &found.codecs)] {
             if !counts.is_empty() {
                 facts.push(Fact::new(name, most(counts)));
@@ -147,9 +144,11 @@ impl Feed {
         let mut facts = vec![Fact::new("one thread", self.one_thread.words())];
         facts.push(Fact::new("all threads", self.all_threads.words()));
         let text = match &self.need {
-            None => "how long a step takes is not known: give it with --step-ms (`avion bench step` measures it); a run \
+            None => {
+                "how long a step takes is not known: give it with --step-ms (`avion bench step` measures it); a run \
                      of this recipe records it"
-                .to_owned(),
+                    .to_owned()
+            }
             Some(need) => {
                 let (has, threads) = (self.all_threads.clips_per_s, self.all_threads.threads);
                 let verdict = if need.enough {

@@ -68,7 +68,9 @@ fn pickles() -> Vec<Vec<u8>> {
 #[test]
 fn pickle() {
     Target::new("pickle", pickles()).fuzz(|input| match Pickle::parse(input) {
-        Ok(pickle) => outcome(NdArray::from_value(pickle.root()).map(|array| (array.shape.clone(), array.to_f64().len()))),
+        Ok(pickle) => {
+            outcome(NdArray::from_value(pickle.root()).map(|array| (array.shape.clone(), array.to_f64().len())))
+        }
         Err(error) => error.to_string(),
     });
 }
@@ -113,8 +115,10 @@ fn safetensors() {
 
 #[test]
 fn tables() {
-    let csv = "video,start,end,caption\na/b.mp4,12.5,15.0,a person opens the fridge\na.mp4,00:01:02.50,00:01:05,\"x, y\"\n";
-    let json = "{\"video\": \"a.mp4\", \"start\": 12.5, \"end\": \"00:00:15\", \"caption\": [\"opens\", \"is opened\"]}\n";
+    let csv =
+        "video,start,end,caption\na/b.mp4,12.5,15.0,a person opens the fridge\na.mp4,00:01:02.50,00:01:05,\"x, y\"\n";
+    let json =
+        "{\"video\": \"a.mp4\", \"start\": 12.5, \"end\": \"00:00:15\", \"caption\": [\"opens\", \"is opened\"]}\n";
     let ek100 = "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,\
         stop_frame,narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes\n\
         P01_11_0,P01,P01_11,00:00:00.560,00:00:00.00,00:00:01.89,1,113,take plate,take,0,plate,2,\"['plate', 'cup']\",\"[2, 13]\"\n";
@@ -132,7 +136,8 @@ fn tables() {
 
 #[test]
 fn lists() {
-    let seeds = ["riding a bike/v 12 300 7\nx 5 8\n", "a b.mp4,3\nc.mp4,4\n", "\u{feff}'a.mp4',300,1\n\n\"b\",5,2\n", "v 1\n"];
+    let seeds =
+        ["riding a bike/v 12 300 7\nx 5 8\n", "a b.mp4,3\nc.mp4,4\n", "\u{feff}'a.mp4',300,1\n\n\"b\",5,2\n", "v 1\n"];
     let mut seeds: Vec<Vec<u8>> = seeds.iter().map(|text| text.as_bytes().to_vec()).collect();
     seeds.extend(shared("kinetics", &["clips.txt", "clips.csv", "head500.txt"], 64 << 10));
     on_file(Target::new("lists", seeds), "txt", |path| {
@@ -143,10 +148,8 @@ fn lists() {
 
 /// Looks for a clip's files; what an annotation says must not lead out of the root or into an endless search.
 fn locate(clip: &Clip) -> bool {
-    let layouts = [
-        Layout::Whole { extension: "mp4".into() },
-        Layout::Chunked { chunk_s: 15.0, extension: "mp4".into() },
-    ];
+    let layouts =
+        [Layout::Whole { extension: "mp4".into() }, Layout::Chunked { chunk_s: 15.0, extension: "mp4".into() }];
     let located = layouts.map(|layout| {
         let source =
             Source { name: "s".into(), root: "/nonexistent".into(), layout, fps: None, clips: vec![clip.clone()] };
@@ -195,7 +198,10 @@ mod video {
             &[0, 0, 0, 5, 0x65, 0x88, 1, 2, 3, 0, 0, 0, 2, 0x06, 5],
             &[0, 0, 0, 9, 0x06, 5, 2, 1, 1, 6, 1, 0xC4, 0x80, 0, 0, 0, 2, 0x61, 0x88],
             &[0, 0, 0, 1, 0x67, 1, 0, 0, 1, 0x65, 0x88],
-            &[0, 0, 1, 0xB6, 0x90, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0, 0, 1, 0xB6, 0x40],
+            &[
+                0, 0, 1, 0xB6, 0x90, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0, 0, 1,
+                0xB6, 0x40,
+            ],
             &[0b1000_0010, 0],
             &[0b1000_1000],
             &[0, 0, 0, 3, 19 << 1, 1, 7],
@@ -218,7 +224,8 @@ mod video {
         let mut seeds = Vec::new();
         for name in ["a.mp4", "a.mkv", "a.avi", "a.mov"] {
             let path = folder.path().join(name);
-            let frames = (0..30u8).map(|i| (0..48 * 64 * 3u32).map(|p| (p as u8 / 3).wrapping_mul(i)).collect::<Vec<u8>>());
+            let frames =
+                (0..30u8).map(|i| (0..48 * 64 * 3u32).map(|p| (p as u8 / 3).wrapping_mul(i)).collect::<Vec<u8>>());
             write_video(&path, 64, 48, 12.0, frames).unwrap();
             seeds.push(std::fs::read(&path).unwrap());
         }
@@ -226,7 +233,7 @@ mod video {
         let real = ["mp4", "mkv", "avi", "mov", "webm", "mpg"];
         seeds.extend(shared("hard", &real, most));
         seeds.extend(shared("clips", &real, most));
-        let target = Target { limit: Duration::from_secs(60), max_len: most, ..Target::new("video", seeds) };
+        let target = Target { limit: Duration::from_secs(130), max_len: most, ..Target::new("video", seeds) };
         on_file(target, "video", |path| {
             let name = path.display().to_string();
             let mut video = match VideoReader::open(path) {

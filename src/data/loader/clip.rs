@@ -1,18 +1,19 @@
 //! Reads samples: finds their files, draws frames, crop, flip, changes and caption of each by key, decodes.
 
+use super::LoaderConfig;
 use super::batch::Words;
+use super::pass::{Opened, Plan};
 use super::times::{Activity, Times};
 use super::worker::Shared;
-use super::{DecodeError, Decoder, LoaderConfig, OpenVideo};
 use crate::config::recipe::{CaptionChoice, CropKind};
 use crate::data::layout::{ClipError, ClipFiles, FilePart};
 use crate::data::rng::{Purpose, keyed_repeat};
 use crate::data::sampler::FileSamples;
 use crate::data::{Captions, Clip, Source};
-use crate::video::{CropBox, Read, multi_scale_crop, random_resized_crop, square_along};
+use crate::video::{multi_scale_crop, random_resized_crop, square_along};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// How samples are seen.
@@ -22,6 +23,15 @@ pub(super) enum View {
     Train,
     /// The fixed frames and square of a view, the first caption.
     Eval,
+}
+
+/// What is read at a place of a batch.
+pub(super) struct Entry<'a> {
+    pub sample: u64,
+    /// Number of the repetition or view.
+    pub turn: u32,
+    /// `[frames, size_px, size_px, 3]`.
+    pub out: &'a mut [u8],
 }
 
 /// The clips of all sources, numbered through.
@@ -73,18 +83,9 @@ impl Samples {
             && source.layout.chunk_of(clip_a) == source.layout.chunk_of(clip_b)
     }
 
-    /// The samples of each file, by start.
+    /// The samples of each file.
     pub fn files(&self) -> FileSamples {
-        let key = |sample: &u32| {
-            let (source, of, clip) = self.get(u64::from(*sample));
-            (source, &clip.video, of.layout.chunk_of(clip), clip.start_s)
-        };
-        let mut samples: Vec<u32> = (0..self.len as u32).collect();
-        samples.sort_by(|a, b| {
-            let (a, b) = (key(a), key(b));
-            (a.0, a.1, a.2).cmp(&(b.0, b.1, b.2)).then(a.3.total_cmp(&b.3))
-        });
-        FileSamples::new(samples, |a, b| self.same_file(u64::from(a), u64::from(b)))
+        FileSamples::of(&self.sources)
     }
 
     /// Decodes `entries`, and returns the caption and label of each. A file that several need is opened once, and read
@@ -103,7 +104,7 @@ impl Samples {
         at: &dyn Fn(usize),
     ) -> Vec<Result<Words, ClipError>> {
         let Shared { config, view, .. } = shared;
-        let mut opened = Opened { decoder: &*shared.decoder, videos: Vec::new() };
+        let mut opened = Opened::new(&*shared.decoder);
         let mut words = Vec::with_capacity(entries.len());
         let mut parts = Vec::new();
         times.time(Activity::Opening, || {
@@ -113,8 +114,7 @@ impl Samples {
                 words.push(planned.map(|plan| plan.cut(index, entry.out, config.frames, &mut parts)));
             }
         });
-        let failed: Vec<(usize, ClipError)> =
-            times.time(Activity::Decoding, || opened.read(parts, config.size_px, at));
+        let failed: Vec<(usize, ClipError)> = times.time(Activity::Decoding, || opened.read(parts, config.size_px, at));
         for (index, error) in failed {
             words[index] = Err(error);
         }
@@ -150,8 +150,7 @@ impl Samples {
             View::Train => rule.drawn(start, end, count, &mut draw(Purpose::Frames)),
             View::Eval => rule.view(start, end, count, stretch as usize, config.views),
         };
-        let parts =
-            files.plan(clip, source.fps, count, choose, |file| Ok(opened.get(&files.paths[file])?.1.info()))?;
+        let parts = files.plan(clip, source.fps, count, choose, |file| Ok(opened.get(&files.paths[file])?.1.info()))?;
 
         let [width, height] = opened.get(&files.paths[0])?.1.size_px();
         let (crop, flip) = match view {
@@ -191,100 +190,6 @@ impl Samples {
         );
         Words { caption, label: clip.label }
     }
-}
-
-/// What is read at a place of a batch.
-pub(super) struct Entry<'a> {
-    pub sample: u64,
-    /// Number of the repetition or view.
-    pub turn: u32,
-    /// `[frames, size_px, size_px, 3]`.
-    pub out: &'a mut [u8],
-}
-
-/// What an entry takes from its files.
-struct Plan {
-    crop: CropBox,
-    flip: bool,
-    /// Number of the opened file, and ascending frame numbers within.
-    parts: Vec<(usize, Vec<u64>)>,
-}
-
-/// What an entry takes from one file.
-struct Part<'a> {
-    entry: usize,
-    file: usize,
-    crop: CropBox,
-    flip: bool,
-    frames: Vec<u64>,
-    out: &'a mut [u8],
-}
-
-impl Plan {
-    /// Divides an entry's memory for `count` frames among its parts.
-    fn cut<'a>(self, entry: usize, mut out: &'a mut [u8], count: usize, parts: &mut Vec<Part<'a>>) {
-        let frame_bytes = out.len() / count;
-        for (file, frames) in self.parts {
-            let (own, rest) = std::mem::take(&mut out).split_at_mut(frames.len() * frame_bytes);
-            out = rest;
-            parts.push(Part { entry, file, crop: self.crop, flip: self.flip, frames, out: own });
-        }
-    }
-}
-
-/// The files of a job, each opened when first needed. What cannot be opened is not tried again.
-struct Opened<'a> {
-    decoder: &'a dyn Decoder,
-    videos: Vec<(PathBuf, Result<Box<dyn OpenVideo>, DecodeError>)>,
-}
-
-impl Opened<'_> {
-    /// The number of a file, and the file.
-    fn get(&mut self, path: &Path) -> Result<(usize, &mut dyn OpenVideo), ClipError> {
-        let known = self.videos.iter().position(|(known, _)| known == path);
-        let number = known.unwrap_or_else(|| {
-            self.videos.push((path.to_owned(), self.decoder.open(path)));
-            self.videos.len() - 1
-        });
-        match &mut self.videos[number].1 {
-            Ok(video) => Ok((number, video.as_mut())),
-            Err(error) => Err(failed(path, error.clone())),
-        }
-    }
-
-    /// Reads all parts, file by file; returns the entries that could not be read, and why.
-    fn read(&mut self, mut parts: Vec<Part>, size_px: u32, at: &dyn Fn(usize)) -> Vec<(usize, ClipError)> {
-        parts.sort_by_key(|part| part.file);
-        let mut bad: Vec<(usize, ClipError)> = Vec::new();
-        for parts in parts.chunk_by_mut(|a, b| a.file == b.file) {
-            let Some((path, Ok(video))) = self.videos.get_mut(parts[0].file) else { continue };
-            at(parts[0].entry);
-            if parts.len() > 1 {
-                let mut reads: Vec<Read> = parts
-                    .iter_mut()
-                    .map(|part| Read { frames: &part.frames, crop: part.crop, flip: part.flip, out: part.out })
-                    .collect();
-                if video.read_each(&mut reads, size_px).is_ok() {
-                    continue;
-                }
-                // One by one, to learn whose frames are at fault.
-            }
-            for part in parts {
-                if bad.iter().any(|(entry, _)| *entry == part.entry) {
-                    continue;
-                }
-                at(part.entry);
-                if let Err(error) = video.read(&part.frames, part.crop, size_px, part.flip, part.out) {
-                    bad.push((part.entry, failed(path, error)));
-                }
-            }
-        }
-        bad
-    }
-}
-
-fn failed(path: &Path, error: DecodeError) -> ClipError {
-    ClipError::Decode { path: path.to_owned(), kind: error.kind, reason: error.reason }
 }
 
 /// The caption that goes with a clip; without a generator, the first of several.

@@ -2,7 +2,8 @@
 
 use super::batch::{Filled, InFlight, Slot};
 use super::clip::View;
-use super::worker::{Event, Place, Report};
+use super::job::Place;
+use super::worker::{Event, Report};
 use super::{ClipBatch, FrameBuffer, Loader, LoaderError, WorkerTimes};
 use crate::data::failures::SampleFailure;
 use bytes::BytesMut;
@@ -79,10 +80,11 @@ impl Loader {
             let worker = self.workers.swap_remove(index);
             self.lost = WorkerTimes::total([self.lost, worker.times.read()]);
             drop(worker);
-            self.stalled += 1;
+            self.given_up += 1;
             self.spawn_worker()?;
             // Of several that were read together it is not known which one hangs: each is tried by itself.
             let alone = job.places.len() == 1;
+            self.stalled += usize::from(alone);
             for place in &job.places {
                 if alone {
                     let failure = self.timed_out(sample);

@@ -27,6 +27,8 @@ mod collect;
 mod config;
 mod decoder;
 mod error;
+mod job;
+mod pass;
 mod times;
 mod worker;
 
@@ -44,11 +46,12 @@ use batch::InFlight;
 use buffer::BufferPool;
 use clip::{Samples, View};
 use crossbeam_channel::{Receiver, Sender};
+use job::{Job, Order, Place};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use worker::{Job, Order, Place, Report, Shared, Worker};
+use worker::{Report, Shared, Worker};
 
 /// Clips of a file that are read together in evaluation, where they lie in order of time anyway.
 const EVAL_GROUP: usize = 4;
@@ -67,7 +70,8 @@ pub struct Loader {
     reports: Receiver<Report>,
     reports_in: Sender<Report>,
     workers: Vec<Worker>,
-    /// Threads given up.
+    /// Threads given up, and those of them that hung on a single clip.
+    given_up: usize,
     stalled: usize,
     pool: Arc<BufferPool>,
     clip_bytes: usize,
@@ -158,6 +162,7 @@ impl Loader {
             reports,
             reports_in,
             workers: Vec::new(),
+            given_up: 0,
             stalled: 0,
             clip_bytes,
             in_flight: VecDeque::new(),
@@ -195,7 +200,7 @@ impl Loader {
 
     /// What the decode threads have done so far, a value each; threads that were given up are summed up at the end.
     pub fn times(&self) -> Vec<WorkerTimes> {
-        let lost = (self.stalled > 0).then_some(self.lost);
+        let lost = (self.given_up > 0).then_some(self.lost);
         self.workers.iter().map(|worker| worker.times.read()).chain(lost).collect()
     }
 
@@ -205,7 +210,7 @@ impl Loader {
     }
 
     fn spawn_worker(&mut self) -> Result<(), LoaderError> {
-        let number = self.workers.len() + self.stalled;
+        let number = self.workers.len() + self.given_up;
         let worker = Worker::spawn(number, &self.shared, &self.jobs_out, &self.reports_in)?;
         self.workers.push(worker);
         Ok(())
@@ -241,9 +246,9 @@ impl Loader {
         let most = group.saturating_mul(turns as usize);
         let mut places: Vec<Place> = Vec::new();
         for (slot, buffer) in self.pool.take(slots, self.clip_bytes).into_iter().enumerate() {
-            let joins = places.first().is_some_and(|first| {
-                places.len() < most && samples.same_file(sample(first.slot), sample(slot))
-            });
+            let joins = places
+                .first()
+                .is_some_and(|first| places.len() < most && samples.same_file(sample(first.slot), sample(slot)));
             if !joins && !places.is_empty() {
                 // Cannot fail: `self` holds a receiver.
                 let _ = self.jobs.send(job(std::mem::take(&mut places)));

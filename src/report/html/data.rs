@@ -124,8 +124,10 @@ mod tests {
 
     #[test]
     fn a_page_has_a_bar_for_every_bin_that_counts() {
-        let histogram = Histogram { title: "words <a>".into(), bins: vec![(0.0, 1.0, 5), (1.0, 2.0, 0), (2.0, 3.0, 1)] };
-        let section = DataSection { title: "train".into(), facts: vec![Fact::new("clips", "6")], histograms: vec![histogram] };
+        let histogram =
+            Histogram { title: "words <a>".into(), bins: vec![(0.0, 1.0, 5), (1.0, 2.0, 0), (2.0, 3.0, 1)] };
+        let section =
+            DataSection { title: "train".into(), facts: vec![Fact::new("clips", "6")], histograms: vec![histogram] };
         let data = DataPage { title: "t".into(), sections: vec![section], ..DataPage::default() };
         let text = data.render();
         assert_eq!(text.matches("<rect").count(), 2);
