@@ -173,7 +173,7 @@ impl Rate {
             1 => String::new(),
             threads => format!(" with {threads}, {:.1} each", self.clips_per_s / threads as f64),
         };
-        let bad = if self.bad > 0 { format!("; {} bad clips replaced", self.bad) } else { String::new() };
+        let bad = if self.bad > 0 { format!("; bad and replaced: {}", self.bad) } else { String::new() };
         format!(
             "{:.1} clips/s{each} ({} clips in {:.1} s; {:.0}% opening, {:.0}% decoding, {:.0}% augmenting{bad})",
             self.clips_per_s,

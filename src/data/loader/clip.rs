@@ -214,6 +214,7 @@ fn caption(captions: &Captions, choice: CaptionChoice, rng: Option<ChaCha8Rng>) 
 mod tests {
     use super::*;
     use crate::data::Layout;
+    use std::path::Path;
 
     fn source(clips: usize) -> Source {
         Source {
