@@ -140,19 +140,19 @@ mod tests {
     #[test]
     fn times_add_up_and_give_shares() {
         let times = Times::default();
-        times.add(Activity::Busy, Duration::from_millis(300));
-        times.add(Activity::Waiting, Duration::from_millis(100));
-        times.add(Activity::Decoding, Duration::from_millis(150));
+        times.add(Activity::Busy, Duration::from_secs(3));
+        times.add(Activity::Waiting, Duration::from_secs(1));
+        times.add(Activity::Decoding, Duration::from_millis(1500));
         times.count_clip();
         let one = times.read();
         assert_eq!((one.busy_share(), one.decoding_share()), (Some(0.75), Some(0.5)));
         times.count_clip();
         let two = WorkerTimes::total([times.read(), one]);
-        assert_eq!((two.clips, two.busy), (3, Duration::from_millis(600)));
-        assert_eq!(two.clips_per_busy_s(), Some(5.0));
+        assert_eq!((two.clips, two.busy), (3, Duration::from_secs(6)));
+        assert_eq!(two.clips_per_busy_s(), Some(0.5));
         assert_eq!(two.since(one).clips, 2);
         let none = WorkerTimes::default();
         assert_eq!((none.busy_share(), none.decoding_share(), none.clips_per_busy_s()), (None, None, None));
-        assert!(one.to_string().contains("busy 0.3 s (75%)") && one.to_string().contains("50% decoding"), "{one}");
+        assert!(one.to_string().contains("busy 3.0 s (75%)") && one.to_string().contains("50% decoding"), "{one}");
     }
 }
