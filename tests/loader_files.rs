@@ -1,11 +1,14 @@
 //! The loader on files as they come: damaged, missing, of another rate. All are made here.
 #![cfg(feature = "video")]
 
+mod common;
+
 use avion::data::loader::{Loader, LoaderConfig, WorkerTimes};
 use avion::data::sampler::Position;
 use avion::data::sampling::FrameRule;
 use avion::data::synthetic::{SyntheticConfig, generate, write_video};
 use avion::data::{Captions, Clip, Layout, Source, annotations};
+use avion::video::{CropBox, Read, VideoReader};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -144,6 +147,50 @@ fn one_pass_gives_the_same_pictures() {
         batches.flat_map(|batch| batch.unwrap().frames.to_vec()).collect::<Vec<u8>>()
     };
     assert!(views(64) == views(1));
+}
+
+/// The same of real files of many codecs and containers, damaged ones among them: the same pictures, or an error in both.
+#[test]
+fn one_pass_over_real_files_gives_the_same_pictures() {
+    let Some(data) = common::shared_data() else { return };
+    let mut compared = 0;
+    for folder in ["clips", "hard"] {
+        for entry in std::fs::read_dir(data.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let Ok(mut video) = VideoReader::open(&path) else { continue };
+            let (count, width, height) = (video.num_frames(), video.width(), video.height());
+            let at = |share: f64| ((share * count as f64) as u64).min(count - 1);
+            // Overlapping in time, one frame asked for twice, and one read that lies before the others.
+            let wanted = [[at(0.3), at(0.5)], [at(0.4), at(0.6)], [at(0.5), at(0.5)], [at(0.0), at(0.1)]];
+            let crops = [
+                CropBox::full(width, height),
+                CropBox { x: 0, y: 0, width: width / 2, height: height / 2 },
+                CropBox { x: width / 4, y: height / 4, width: width / 2, height: height / 2 },
+                CropBox::full(width, height),
+            ];
+            let mut together = vec![0; 4 * 2 * 40 * 40 * 3];
+            let mut reads: Vec<Read> = together
+                .chunks_exact_mut(2 * 40 * 40 * 3)
+                .zip(&wanted)
+                .zip(crops)
+                .map(|((out, frames), crop)| Read { frames, crop, flip: crop.x > 0, out })
+                .collect();
+            let one_pass = video.read_each(&mut reads, 40);
+            let mut alone = VideoReader::open(&path).unwrap();
+            let mut apart = vec![0; together.len()];
+            let several: Result<(), _> = apart
+                .chunks_exact_mut(2 * 40 * 40 * 3)
+                .zip(&wanted)
+                .zip(crops)
+                .try_for_each(|((out, frames), crop)| alone.read(frames, crop, 40, crop.x > 0, out));
+            assert_eq!(one_pass.is_ok(), several.is_ok(), "{}: {one_pass:?}, {several:?}", path.display());
+            if one_pass.is_ok() {
+                assert!(together == apart, "{}", path.display());
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 40, "{compared} files");
 }
 
 /// Ego4D-like data with 2% of the files damaged, for ten minutes (or `AVION_LOADER_SECONDS`): the counts must be right.
