@@ -42,6 +42,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Print a recipe with everything filled in, or explain every setting.
     Config(ConfigArgs),
+    /// Look at the data sets of a recipe.
+    Data(DataArgs),
 }
 
 /// Which recipe, and what to change in it.
@@ -305,4 +307,37 @@ pub struct ConfigArgs {
     /// Also check the recipe (paths, ranges, memory) as `train` would.
     #[arg(long)]
     pub check: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DataArgs {
+    #[command(subcommand)]
+    pub what: DataWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DataWhat {
+    /// Count clips, captions and labels; find, open and describe their files; measure decoding; draw it all.
+    Stats(DataStatsArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct DataStatsArgs {
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    /// Folder for stats.html, stats.json and clips.png [default: data-stats in the recipe's output folder].
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Files of each set that are opened, at most; all are looked for.
+    #[arg(long, value_name = "N", default_value_t = 2000)]
+    pub sample: usize,
+    /// How long a training step takes [default: as a run in the recipe's output folder has recorded].
+    #[arg(long, value_name = "MS")]
+    pub step_ms: Option<f64>,
+    /// Seconds that decoding is measured for, with one thread and with all; 0 = not at all.
+    #[arg(long, value_name = "S", default_value_t = 5.0)]
+    pub measure_s: f64,
+    /// Print the figures as JSON.
+    #[arg(long)]
+    pub json: bool,
 }

@@ -25,6 +25,7 @@ pub mod model;
 pub mod ops;
 pub mod optim;
 pub mod report;
+pub mod stats;
 pub mod task;
 pub mod text;
 pub mod train;

@@ -408,6 +408,18 @@ fn labelled_lists_are_read_in_every_form() {
 }
 
 #[test]
+fn lists_keep_their_lines_and_frame_counts() {
+    let folder = Scratch::new();
+    let read = |text: &str| {
+        let source = load(&config(SourceFormat::Kinetics, folder.file("list.txt", text))).unwrap();
+        let of = |clip: &Clip| (clip.line.map_or(0, |n| n.get()), clip.listed_frames.map(|n| n.get()));
+        source.clips.iter().map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(read("a 300 3\n\nb 1 0\n"), [(1, Some(300)), (3, Some(1))]);
+    assert_eq!(read("a.mp4,3\nb.mp4,0\n"), [(1, None), (2, None)]);
+}
+
+#[test]
 fn lists_may_count_from_one_and_name_whole_paths() {
     let folder = Scratch::new();
     let root = std::path::absolute(folder.0.path()).unwrap();
@@ -434,7 +446,7 @@ fn wrong_lines_of_a_list_are_named() {
         ("a.mp4 -1", 0, ["line 1: field label", "0 or more", "-1"]),
         ("a.mp4 99999999999", 0, ["line 1: field label", "0 or more", "99999999999"]),
         ("a.mp4 1\nb.mp4 0", 1, ["line 2: field label", "first_label or more", "b.mp4 0"]),
-        ("a.mp4 0 3", 0, ["line 1: field frames", "1 or more", "a.mp4 0 3"]),
+        ("a.mp4 0 3", 0, ["line 1: field frames", "1 to 4,294,967,295", "a.mp4 0 3"]),
         ("a.mp4 9 3\nb.mp4 3", 0, ["line 2", "path frames label", "b.mp4 3"]),
         ("a.mp4 3\nb.mp4 9 3", 0, ["line 2", "path label", "b.mp4 9 3"]),
         ("a.mp4 3\n7", 0, ["line 2", "path label", "\"7\""]),

@@ -13,10 +13,12 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn help_names_every_command_and_the_exit_codes() {
     let help = text(&avion(&["--help"]).stdout);
-    for word in ["train", "eval", "probe", "inspect", "export", "demo", "devices", "config", "Exit codes", "130"] {
+    for word in
+        ["train", "eval", "probe", "inspect", "export", "demo", "devices", "config", "data", "Exit codes", "130"]
+    {
         assert!(help.contains(word), "{word}:\n{help}");
     }
-    for command in ["train", "eval", "probe", "inspect", "export", "demo", "devices", "config"] {
+    for command in ["train", "eval", "probe", "inspect", "export", "demo", "devices", "config", "data"] {
         let output = avion(&[command, "--help"]);
         assert!(output.status.success() && !output.stdout.is_empty(), "{command}");
     }

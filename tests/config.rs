@@ -284,6 +284,7 @@ fn every_bad_value_is_reported() {
         ("data.flip", |r| r.data.flip = 1.5),
         ("data.max_bad_share", |r| r.data.max_bad_share = -0.1),
         ("data.prefetch", |r| r.data.prefetch = 0),
+        ("data.group", |r| r.data.group = 0),
         ("data.train.0.annotations", |r| {
             r.data.train[0].annotations = "".into();
         }),

@@ -20,6 +20,8 @@ fn step(step: u64) -> StepRecord {
         step_ms: 412.0,
         clips_per_s: 4970.0,
         data_wait: 0.03,
+        workers_busy: Some(0.9),
+        workers_decoding: None,
         memory_bytes: Some(65_712_999_629),
         bad_samples: 0,
     }
@@ -384,6 +386,7 @@ fn sample() -> ReportData {
             data_wait: (0.03 + 0.04 * noise()).max(0.0),
             memory_bytes: Some(65_712_999_629),
             bad_samples: 3,
+            ..StepRecord::default()
         }));
         if index % 120 == 0 {
             let scores = [

@@ -2,6 +2,7 @@
 
 mod bench;
 mod config;
+mod data;
 mod demo;
 mod demo_videomae;
 mod devices;
@@ -40,6 +41,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Devices(args) => devices::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Config(args) => config::run(args),
+        Command::Data(args) => data::run(args),
     }
 }
 

@@ -58,6 +58,7 @@ impl Default for DataConfig {
             crop_ratio: [3.0 / 4.0, 4.0 / 3.0],
             flip: 0.0,
             repeats: 1,
+            group: 1,
             labels: None,
             workers: 0,
             prefetch: 2,

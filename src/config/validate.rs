@@ -186,6 +186,7 @@ impl Judge {
         self.share("data.flip", data.flip);
         self.share("data.max_bad_share", data.max_bad_share);
         self.at_least(1, "data.prefetch", data.prefetch);
+        self.at_least(1, "data.group", data.group);
         for (list, sources) in [("train", &data.train), ("eval", &data.eval)] {
             let mut labels = BTreeSet::new();
             for (index, source) in sources.iter().enumerate() {

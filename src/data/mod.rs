@@ -17,6 +17,7 @@ pub mod sampling;
 #[cfg(feature = "video")]
 pub mod synthetic;
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -33,17 +34,22 @@ pub struct Clip {
     pub captions: Captions,
     /// Class of a labelled clip, from 0.
     pub label: Option<u32>,
+    /// Line of the list that names the clip, from 1.
+    pub line: Option<NonZeroU32>,
+    /// Frames that the list says the video has.
+    pub listed_frames: Option<NonZeroU32>,
 }
 
 impl Clip {
     /// A stretch of a video with what is said about it.
     pub fn narrated(video: Arc<str>, start_s: f64, end_s: f64, captions: Captions) -> Self {
-        Self { video, start_s, end_s, whole: false, captions, label: None }
+        Self { video, start_s, end_s, whole: false, captions, label: None, line: None, listed_frames: None }
     }
 
     /// A whole video of a class.
     pub fn labelled(video: Arc<str>, label: u32) -> Self {
-        Self { video, start_s: 0.0, end_s: 0.0, whole: true, captions: Captions::Many(Vec::new()), label: Some(label) }
+        let none = Captions::Many(Vec::new());
+        Self { whole: true, label: Some(label), ..Self::narrated(video, 0.0, 0.0, none) }
     }
 }
 
@@ -61,6 +67,17 @@ pub enum Layout {
     Whole { extension: String },
     /// `root/VIDEO/0.mp4`, `root/VIDEO/15.mp4`, ...: a folder per video, one file per `chunk_s` seconds.
     Chunked { chunk_s: f64, extension: String },
+}
+
+impl Layout {
+    /// The chunk that a clip begins in; 0 in whole files.
+    pub fn chunk_of(&self, clip: &Clip) -> u64 {
+        match self {
+            Self::Whole { .. } => 0,
+            // Saturates, so that any number an annotation holds gives some chunk.
+            Self::Chunked { chunk_s, .. } => (clip.start_s / chunk_s) as u64,
+        }
+    }
 }
 
 /// A set of annotated clips and where their videos lie.

@@ -38,6 +38,8 @@ pub enum Purpose {
     Mix = 13,
     /// Features dropped before a classifier's head.
     Dropout = 14,
+    /// Files and clips that are looked at when data is described.
+    Sample = 15,
 }
 
 /// The generator for one purpose of one sample (or step, or parameter) in one epoch.

@@ -50,6 +50,13 @@ pub struct StepRecord {
     pub clips_per_s: f64,
     /// Share of wall time spent waiting for data.
     pub data_wait: f64,
+    /// Share of the decode threads' time that they spent reading clips, since the last record; the rest they waited
+    /// for something to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers_busy: Option<f64>,
+    /// Share of that reading that was decoding, crop and scale; the rest is opening files and augmenting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers_decoding: Option<f64>,
     /// Device memory in use, when the device tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,

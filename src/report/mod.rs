@@ -13,6 +13,7 @@
 //! | [`draw_confusion`] | which classes are taken for which |
 //! | [`lay_out`], [`write_gif`] | frames side by side, and one after the other |
 //! | [`overlay_heat`] | where the model looks |
+//! | [`DataPage`] | what a data set holds |
 
 mod colour;
 mod confusion;
@@ -25,13 +26,14 @@ mod progress;
 mod results;
 mod strip;
 mod tensorboard;
+mod text;
 
 pub use self::gif::write_gif;
 pub use confusion::draw_confusion;
 pub use heat::{heat_span, overlay_heat};
 pub use html::{
-    BadSamples, ClassRow, ClassSection, ClipCard, EvalTable, Fact, Match, ReportData, ScoreRow, Scored, Search,
-    SearchHit, Thumbnail,
+    BadSamples, ClassRow, ClassSection, ClipCard, DataPage, DataSection, EvalTable, Fact, Histogram, Match, ReportData,
+    ScoreRow, Scored, Search, SearchHit, Thumbnail,
 };
 pub use jsonl::{EvalRecord, MetricsLog, Record, StepRecord, read_metrics};
 pub use picture::Picture;
@@ -39,6 +41,7 @@ pub use progress::{Progress, ProgressPlan};
 pub use results::{Results, Scores};
 pub use strip::{Layout, lay_out};
 pub use tensorboard::EventWriter;
+pub use text::{LETTER_PX, LINE_PX, write_text};
 
 use std::fs::{self, File};
 use std::io::{self, Write};

@@ -61,6 +61,8 @@ impl EventWriter {
                 ("data_wait", step.data_wait),
             ]
             .into_iter()
+            .chain(step.workers_busy.map(|share| ("workers_busy", share)))
+            .chain(step.workers_decoding.map(|share| ("workers_decoding", share)))
             .try_for_each(|(name, value)| self.scalar(&format!("train/{name}"), step.step, value)),
             Record::Eval(eval) => eval
                 .scores

@@ -144,7 +144,8 @@ impl Run<'_> {
             Ended::Finished { evaluations } => {
                 let history: Vec<Record> = records.history()?;
                 let (running_s, bad) = (trainer.running_s(), trainer.bad_samples());
-                let facts = summary::Facts { resolved, info, dtype, running_s, bad };
+                trainer.log_worker_times();
+                let facts = summary::Facts { resolved, info, dtype, running_s, loading: trainer.worker_times(), bad };
                 let (report, results) = summary::write(&folder, &facts, history, &evaluations)?;
                 Ok(Outcome::Finished { report, results })
             }

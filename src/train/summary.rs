@@ -4,6 +4,7 @@ use super::TrainError;
 use crate::config::Resolved;
 use crate::config::recipe::{Recipe, TaskKind};
 use crate::data::annotations::read_names;
+use crate::data::loader::WorkerTimes;
 use crate::device::DeviceInfo;
 use crate::eval::{Evaluation, Example, class_rows};
 use crate::report::{
@@ -20,6 +21,8 @@ pub(super) struct Facts<'a> {
     pub dtype: DType,
     /// Seconds the run has taken over all restarts, evaluation included.
     pub running_s: f64,
+    /// What the decode threads did since the last restart.
+    pub loading: WorkerTimes,
     pub bad: BadSamples,
 }
 
@@ -77,6 +80,7 @@ pub(super) fn write(
             Fact::new("recipe", facts.resolved.source.clone()),
             Fact::new("batch", format!("{} clips, {} at once", recipe.train.batch_size, recipe.train.clips_at_once())),
             Fact::new("running time, evaluation included", duration(facts.running_s)),
+            Fact::new("decode threads, together", facts.loading.to_string()),
             Fact::new("avion", env!("CARGO_PKG_VERSION")),
         ],
         scored: scored(recipe.task),

@@ -8,7 +8,7 @@ use crate::checkpoint::{
 };
 use crate::config::recipe::{ModelConfig, Recipe};
 use crate::data::Source;
-use crate::data::loader::{ClipBatch, Loader};
+use crate::data::loader::{ClipBatch, Loader, WorkerTimes};
 use crate::data::sampler::Position;
 use crate::device::{DeviceError, DeviceInfo};
 use crate::eval::Evaluation;
@@ -47,6 +47,8 @@ pub(super) struct Trainer<'a, R: CubeRuntime, K: Task<R>> {
     /// Steps after which training ends.
     last_step: u64,
     meter: Meter,
+    /// What the decode threads had done when the last step was recorded.
+    times_before: WorkerTimes,
     /// Bad samples counted before the last restart.
     bad_before: u64,
     since_save: Instant,
@@ -130,6 +132,7 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
             state,
             last_step,
             meter: Meter::start(),
+            times_before: WorkerTimes::default(),
             bad_before,
             since_save: Instant::now(),
             diverged: None,
@@ -160,6 +163,20 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
     /// Seconds the run has taken over all restarts.
     pub fn running_s(&self) -> f64 {
         self.state.trained_s + self.since_save.elapsed().as_secs_f64()
+    }
+
+    /// What all decode threads together have done since the start or the last restart.
+    pub fn worker_times(&self) -> WorkerTimes {
+        WorkerTimes::total(self.loader.times())
+    }
+
+    /// Says how busy the decode threads were: all of them at `info`, each at `debug`.
+    pub fn log_worker_times(&self) {
+        let times = self.loader.times();
+        tracing::info!("{} decode threads: {}", times.len(), WorkerTimes::total(times.iter().copied()));
+        for (number, thread) in times.iter().enumerate() {
+            tracing::debug!("decode thread {number}: {thread}");
+        }
     }
 
     pub fn bad_samples(&self) -> BadSamples {
@@ -337,6 +354,9 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
             return Ok(());
         }
         let rates = self.meter.take();
+        let times = self.worker_times();
+        let recent = times.since(std::mem::replace(&mut self.times_before, times));
+        tracing::debug!("decode threads since the last record: {recent}");
         records.step(StepRecord {
             step: self.state.step,
             epoch: self.epochs_done(),
@@ -348,6 +368,8 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
             step_ms: rates.step_ms,
             clips_per_s: rates.clips_per_s,
             data_wait: rates.data_wait,
+            workers_busy: recent.busy_share(),
+            workers_decoding: recent.decoding_share(),
             memory_bytes: memory_in_use(self.task.params()),
             bad_samples: self.bad_before + self.loader.failures().bad(),
         })

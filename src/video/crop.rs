@@ -28,6 +28,16 @@ impl CropBox {
     }
 }
 
+/// One of several reads from a file: which frames (ascending), the part of each, whether it is flipped left to right,
+/// and where they go, `[frames, out_px, out_px, 3]`.
+#[derive(Debug)]
+pub struct Read<'a> {
+    pub frames: &'a [u64],
+    pub crop: CropBox,
+    pub flip: bool,
+    pub out: &'a mut [u8],
+}
+
 /// How often a drawn rectangle may fail to fit (torchvision's `RandomResizedCrop`, AVION's decoder).
 const TRIES: u32 = 10;
 

@@ -12,7 +12,8 @@ pub mod crop;
 mod error;
 
 #[cfg(feature = "video")]
-mod bitstream;
+#[doc(hidden)] // for tests with damaged packets
+pub mod bitstream;
 #[cfg(feature = "video")]
 mod container;
 #[cfg(feature = "video")]
@@ -34,7 +35,7 @@ mod sequential;
 #[cfg(not(feature = "video"))]
 mod unavailable;
 
-pub use crop::{CropBox, center_square, multi_scale_crop, random_resized_crop, square_along};
+pub use crop::{CropBox, Read, center_square, multi_scale_crop, random_resized_crop, square_along};
 pub use error::VideoError;
 #[cfg(feature = "video")]
 pub use reader::VideoReader;

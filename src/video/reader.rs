@@ -6,7 +6,7 @@ use ffmpeg_next::frame::Video as Frame;
 
 use super::VideoError;
 use super::container::Container;
-use super::crop::CropBox;
+use super::crop::{CropBox, Read};
 use super::orientation::Orientation;
 use super::scale::Scaler;
 use super::seek::Seeker;
@@ -140,7 +140,21 @@ impl VideoReader {
         out: &mut [u8],
     ) -> Result<(), VideoError> {
         let request = Request { frames, crop, width: out_px, height: out_px, flip };
-        self.read_into(request, out)
+        self.read_into(&mut [(request, out)])
+    }
+
+    /// Does several reads as [`VideoReader::read`] in one pass: each frame is decoded once, however many ask for it.
+    ///
+    /// # Errors
+    /// As [`VideoReader::read`], of any of the reads.
+    pub fn read_each(&mut self, reads: &mut [Read], out_px: u32) -> Result<(), VideoError> {
+        let mut targets: Vec<(Request, &mut [u8])> = reads
+            .iter_mut()
+            .map(|Read { frames, crop, flip, out }| {
+                (Request { frames, crop: *crop, width: out_px, height: out_px, flip: *flip }, &mut **out)
+            })
+            .collect();
+        self.read_into(&mut targets)
     }
 
     /// Reads whole frames without scaling: `out` is `[frames, height, width, 3]`, u8 RGB.
@@ -150,23 +164,26 @@ impl VideoReader {
     pub fn read_native(&mut self, frames: &[u64], out: &mut [u8]) -> Result<(), VideoError> {
         let (width, height) = (self.width(), self.height());
         let request = Request { frames, crop: CropBox::full(width, height), width, height, flip: false };
-        self.read_into(request, out)
+        self.read_into(&mut [(request, out)])
     }
 
-    fn read_into(&mut self, request: Request, out: &mut [u8]) -> Result<(), VideoError> {
-        self.check_request(request, out)?;
-        let Some(&last) = request.frames.last() else {
+    fn read_into(&mut self, targets: &mut [(Request, &mut [u8])]) -> Result<(), VideoError> {
+        for (request, out) in &*targets {
+            self.check_request(*request, out)?;
+        }
+        let mut wanted: Vec<u64> = targets.iter().flat_map(|(request, _)| request.frames).copied().collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let Some(&last) = wanted.last() else {
             return Ok(());
         };
         if last >= self.num_frames {
             return Err(self.beyond_end(last));
         }
-        let mut wanted = request.frames.to_vec();
-        wanted.dedup();
-        let picture = Picture { path: &self.path, stored: self.stored, orientation: self.orientation, request };
+        let picture = Picture { path: &self.path, stored: self.stored, orientation: self.orientation };
         if let Some(seeker) = &mut self.seeker {
             seeker.start_clock();
-            let mut emit = |ordinal: u64, frame: &Frame| picture.write(&mut self.scaler, ordinal, frame, out);
+            let mut emit = |ordinal: u64, frame: &Frame| picture.write(&mut self.scaler, ordinal, frame, targets);
             match seeker.read(&wanted, &mut emit)? {
                 None => return Ok(()),
                 Some(reason) => {
@@ -190,7 +207,7 @@ impl VideoReader {
                     return Err(self.beyond_end(ordinal));
                 };
                 if position == ordinal {
-                    picture.write(&mut self.scaler, ordinal, frame, out)?;
+                    picture.write(&mut self.scaler, ordinal, frame, targets)?;
                     break;
                 }
             }
@@ -255,12 +272,17 @@ struct Picture<'a> {
     path: &'a Path,
     stored: (u32, u32),
     orientation: Orientation,
-    request: Request<'a>,
 }
 
 impl Picture<'_> {
-    /// Writes one picture to each place of `[frames, height, width, 3]` that asks for it.
-    fn write(&self, scaler: &mut Scaler, ordinal: u64, frame: &Frame, out: &mut [u8]) -> Result<(), VideoError> {
+    /// Writes one picture to each place of every `[frames, height, width, 3]` that asks for it.
+    fn write(
+        &self,
+        scaler: &mut Scaler,
+        ordinal: u64,
+        frame: &Frame,
+        targets: &mut [(Request, &mut [u8])],
+    ) -> Result<(), VideoError> {
         let (width, height) = self.stored;
         if (frame.width(), frame.height()) != self.stored {
             return Err(VideoError::SizeChanged {
@@ -272,20 +294,24 @@ impl Picture<'_> {
                 found_height: frame.height(),
             });
         }
-        let request = self.request;
         let (shown_w, shown_h) = self.orientation.turn(width, height);
-        let crop = self.orientation.to_stored(request.crop, shown_w, shown_h);
-        let orientation = self.orientation.mirrored(request.flip);
-        let frame_bytes = request.frame_bytes();
-        let first = request.frames.partition_point(|&k| k < ordinal);
-        let end = request.frames.partition_point(|&k| k <= ordinal);
-        let places = &mut out[first * frame_bytes..end * frame_bytes];
-        let (one, repeats) = places.split_at_mut(frame_bytes);
-        scaler
-            .convert(frame, crop, orientation, request.width, request.height, one)
-            .map_err(|format| VideoError::PixelFormat { path: self.path.to_owned(), format })?;
-        for repeat in repeats.chunks_exact_mut(frame_bytes) {
-            repeat.copy_from_slice(one);
+        for (request, out) in targets {
+            let frame_bytes = request.frame_bytes();
+            let first = request.frames.partition_point(|&k| k < ordinal);
+            let end = request.frames.partition_point(|&k| k <= ordinal);
+            if first == end {
+                continue;
+            }
+            let crop = self.orientation.to_stored(request.crop, shown_w, shown_h);
+            let orientation = self.orientation.mirrored(request.flip);
+            let places = &mut out[first * frame_bytes..end * frame_bytes];
+            let (one, repeats) = places.split_at_mut(frame_bytes);
+            scaler
+                .convert(frame, crop, orientation, request.width, request.height, one)
+                .map_err(|format| VideoError::PixelFormat { path: self.path.to_owned(), format })?;
+            for repeat in repeats.chunks_exact_mut(frame_bytes) {
+                repeat.copy_from_slice(one);
+            }
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::path::Path;
 
-use super::{CropBox, VideoError};
+use super::{CropBox, Read, VideoError};
 
 /// A reader that cannot exist: this build has no video decoder.
 pub struct VideoReader {
@@ -41,6 +41,10 @@ impl VideoReader {
         _flip: bool,
         _out: &mut [u8],
     ) -> Result<(), VideoError> {
+        match self.never {}
+    }
+
+    pub fn read_each(&mut self, _reads: &mut [Read], _out_px: u32) -> Result<(), VideoError> {
         match self.never {}
     }
 

@@ -5,13 +5,16 @@
 //! spaces; quotes around it are taken off. Where every path is `... NUMBER` with no extension, `path label` cannot be
 //! told from `path frames label`, and is read as the latter. The first line decides the form of all lines.
 //!
-//! The number of frames is checked but not used: a video is as long as its file. An absolute path must lie below the
-//! source's root.
+//! A video is as long as its file, whatever number of frames the list gives. But a file with fewer frames than listed is
+//! cut short or another one, and a bad sample; one frame less is let pass, as DivX files with packed B-frames (HMDB51)
+//! say one more than they hold, and lists are made from what files say. More frames than listed are no harm: all that was
+//! listed is there. An absolute path must lie below the source's root.
 
 use super::table::quoted;
 use super::{AnnotationError, Interner, Place, open};
 use crate::data::{Clip, Source};
 use std::io::{BufRead, BufReader};
+use std::num::NonZeroU32;
 use std::path::Path;
 
 /// What separates fields, and whether there is a number of frames.
@@ -41,7 +44,7 @@ pub fn read_kinetics(path: &Path, root: &Path, first_label: usize) -> Result<Vec
     let mut clips = Vec::new();
     let mut lines = BufReader::new(open(path)?);
     let (mut text, mut form) = (String::new(), None);
-    for number in 1.. {
+    for number in 1u64.. {
         text.clear();
         if lines.read_line(&mut text).map_err(|error| AnnotationError::io(path, error))? == 0 {
             break;
@@ -52,9 +55,10 @@ pub fn read_kinetics(path: &Path, root: &Path, first_label: usize) -> Result<Vec
         }
         let row = Row { path, place: Place::Line(number), line };
         let form = *form.get_or_insert_with(|| row.form());
-        let (video, label) = row.read(form, first_label)?;
+        let (video, listed_frames, label) = row.read(form, first_label)?;
         let video = strings.video(path, row.place, below(root, video))?;
-        clips.push(Clip::labelled(video, label));
+        let line = u32::try_from(number).ok().and_then(NonZeroU32::new);
+        clips.push(Clip { line, listed_frames, ..Clip::labelled(video, label) });
     }
     Ok(clips)
 }
@@ -82,8 +86,8 @@ impl<'a> Row<'a> {
         Form { comma, frames }
     }
 
-    /// Path and label.
-    fn read(&self, form: Form, first_label: usize) -> Result<(&'a str, u32), AnnotationError> {
+    /// Path, number of frames and label.
+    fn read(&self, form: Form, first_label: usize) -> Result<(&'a str, Option<NonZeroU32>, u32), AnnotationError> {
         let other_form = || AnnotationError::Form {
             path: self.path.to_owned(),
             place: self.place,
@@ -99,19 +103,17 @@ impl<'a> Row<'a> {
             };
             self.wrong("label", expected)
         })?;
-        let mut video = rest;
+        let (mut video, mut listed) = (rest, None);
         if form.frames {
             let (path, frames) = split_last(rest, form.comma).ok_or_else(other_form)?;
-            match frames.parse::<u64>() {
-                Ok(0) => return Err(self.wrong("frames", "1 or more")),
-                Ok(_) => video = path,
-                Err(_) => return Err(other_form()),
-            }
+            let frames = frames.parse::<u64>().map_err(|_| other_form())?;
+            let frames = u32::try_from(frames).ok().and_then(NonZeroU32::new);
+            (video, listed) = (path, Some(frames.ok_or_else(|| self.wrong("frames", "1 to 4,294,967,295"))?));
         } else if self.form() != form {
             return Err(other_form());
         }
         let quotes = ["\"", "'"].into_iter().find_map(|quote| video.strip_prefix(quote)?.strip_suffix(quote));
-        Ok((quotes.unwrap_or(video), label))
+        Ok((quotes.unwrap_or(video), listed, label))
     }
 
     fn wrong(&self, field: &'static str, expected: &'static str) -> AnnotationError {

@@ -5,6 +5,7 @@
 //! numbers are clamped to the frames a file really has (AVION stops with an index error there).
 
 use crate::data::{Clip, Layout, Source};
+use std::num::NonZeroU32;
 use std::path::{Component, Path, PathBuf};
 
 /// Longest segment that is looked for, in seconds. A longer one is a unit mistake or a damaged annotation.
@@ -14,13 +15,16 @@ const LONGEST_S: f64 = 24.0 * 3600.0;
 /// Larger than the error of a rate estimated from one second of frames, smaller than 24 against 30.
 const FPS_TOLERANCE: f64 = 0.1;
 
+/// Frames that a list may count too many: DivX files with packed B-frames say one more than they hold.
+const MISCOUNTED: u64 = 1;
+
 /// Why a clip cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ClipError {
     #[error("video name {video:?} does not stay below the source's root: expected a relative path without `..`")]
     UnsafePath { video: String },
-    #[error("no such file: {}", path.display())]
-    MissingFile { path: PathBuf },
+    #[error("no such file: {}{}", path.display(), of_line(*line))]
+    MissingFile { path: PathBuf, line: Option<NonZeroU32> },
     #[error("chunk missing, segment {start_s} to {end_s} s needs it: {}", path.display())]
     MissingChunk { path: PathBuf, start_s: f64, end_s: f64 },
     #[error(
@@ -44,6 +48,8 @@ pub enum ClipError {
     WrongFps { path: PathBuf, found: f64, expected: f64 },
     #[error("file holds no frames: {}", path.display())]
     Empty { path: PathBuf },
+    #[error("file has {found} frames, expected {listed}{}: {}", of_line(*line), path.display())]
+    FewerFrames { path: PathBuf, found: u64, listed: u32, line: Option<NonZeroU32> },
     #[error(
         "chunk is {} x {} px, the clip's first one {} x {}: {}",
         found[0], found[1], expected[0], expected[1], path.display()
@@ -66,6 +72,7 @@ impl ClipError {
             Self::BadSegment { .. } | Self::OutOfRange { .. } => "out-of-range",
             Self::WrongFps { .. } => "wrong-fps",
             Self::Empty { .. } => "no-frames",
+            Self::FewerFrames { .. } => "frame-count",
             Self::SizeMismatch { .. } => "size-changed",
             Self::Decode { kind, .. } => kind,
         }
@@ -75,7 +82,7 @@ impl ClipError {
     pub fn path(&self) -> &Path {
         match self {
             Self::UnsafePath { video } => Path::new(video),
-            Self::MissingFile { path }
+            Self::MissingFile { path, .. }
             | Self::MissingChunk { path, .. }
             | Self::BadSegment { path, .. }
             | Self::ZeroLength { path, .. }
@@ -83,10 +90,16 @@ impl ClipError {
             | Self::OutOfRange { path, .. }
             | Self::WrongFps { path, .. }
             | Self::Empty { path }
+            | Self::FewerFrames { path, .. }
             | Self::SizeMismatch { path, .. }
             | Self::Decode { path, .. } => path,
         }
     }
+}
+
+/// ` (line 12 of the list)`, for clips that a list names.
+fn of_line(line: Option<NonZeroU32>) -> String {
+    line.map(|line| format!(" (line {line} of the list)")).unwrap_or_default()
 }
 
 /// What must be known of an opened file to plan its frames.
@@ -130,7 +143,7 @@ impl ClipFiles {
         if clip.whole
             && let Layout::Whole { extension } = &source.layout
         {
-            return Self::locate_whole(with_extension(path, extension));
+            return Self::locate_whole(with_extension(path, extension), clip);
         }
         // Written so that NaN fails too.
         if !(start_s >= 0.0 && end_s - start_s <= LONGEST_S && end_s.is_finite()) {
@@ -140,7 +153,7 @@ impl ClipFiles {
             return Err(ClipError::ZeroLength { path, start_s, end_s });
         }
         match &source.layout {
-            Layout::Whole { extension } => Self::locate_whole(with_extension(path, extension)),
+            Layout::Whole { extension } => Self::locate_whole(with_extension(path, extension), clip),
             Layout::Chunked { chunk_s, extension } => {
                 // Ego4D's folders are called `UID.mp4`; other data sets leave the extension out.
                 let mut folder = with_extension(path.clone(), extension);
@@ -148,16 +161,16 @@ impl ClipFiles {
                     folder = path;
                 }
                 if !folder.is_dir() {
-                    return Err(ClipError::MissingFile { path: folder });
+                    return Err(ClipError::MissingFile { path: folder, line: clip.line });
                 }
                 Self::locate_chunks(&folder, *chunk_s, extension, start_s, end_s)
             }
         }
     }
 
-    fn locate_whole(path: PathBuf) -> Result<Self, ClipError> {
+    fn locate_whole(path: PathBuf, clip: &Clip) -> Result<Self, ClipError> {
         if !path.is_file() {
-            return Err(ClipError::MissingFile { path });
+            return Err(ClipError::MissingFile { path, line: clip.line });
         }
         Ok(Self { paths: vec![path], chunks: None })
     }
@@ -205,6 +218,12 @@ impl ClipFiles {
             let found = info(0)?;
             if found.frames == 0 || fps.is_some() {
                 self.check(0, found, fps)?;
+            }
+            if let Some(listed) = clip.listed_frames.map(NonZeroU32::get)
+                && found.frames + MISCOUNTED < u64::from(listed)
+            {
+                let (path, found, line) = (self.paths[0].clone(), found.frames, clip.line);
+                return Err(ClipError::FewerFrames { path, found, listed, line });
             }
             return Ok(in_one_file(choose(0, found.frames)));
         }

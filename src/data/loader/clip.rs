@@ -1,15 +1,19 @@
-//! Reads one sample: finds its files, draws its frames, crop, flip, changes and caption by key, decodes.
+//! Reads samples: finds their files, draws frames, crop, flip, changes and caption of each by key, decodes.
 
+use super::LoaderConfig;
 use super::batch::Words;
-use super::{Decoder, LoaderConfig, OpenVideo};
+use super::pass::{Opened, Plan};
+use super::times::{Activity, Times};
+use super::worker::Shared;
 use crate::config::recipe::{CaptionChoice, CropKind};
-use crate::data::layout::{ClipError, ClipFiles};
+use crate::data::layout::{ClipError, ClipFiles, FilePart};
 use crate::data::rng::{Purpose, keyed_repeat};
+use crate::data::sampler::FileSamples;
 use crate::data::{Captions, Clip, Source};
 use crate::video::{multi_scale_crop, random_resized_crop, square_along};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// How samples are seen.
@@ -19,6 +23,15 @@ pub(super) enum View {
     Train,
     /// The fixed frames and square of a view, the first caption.
     Eval,
+}
+
+/// What is read at a place of a batch.
+pub(super) struct Entry<'a> {
+    pub sample: u64,
+    /// Number of the repetition or view.
+    pub turn: u32,
+    /// `[frames, size_px, size_px, 3]`.
+    pub out: &'a mut [u8],
 }
 
 /// The clips of all sources, numbered through.
@@ -61,35 +74,85 @@ impl Samples {
         source.root.join(&*clip.video)
     }
 
-    /// Decodes `sample` into `out`, `[frames, size_px, size_px, 3]`, and returns its caption and label. `turn` is the
-    /// number of the repetition or view.
+    /// Whether two samples begin in the same file: one that is opened for the first serves the second too.
+    pub fn same_file(&self, a: u64, b: u64) -> bool {
+        let (source_a, source, clip_a) = self.get(a);
+        let (source_b, _, clip_b) = self.get(b);
+        source_a == source_b
+            && clip_a.video == clip_b.video
+            && source.layout.chunk_of(clip_a) == source.layout.chunk_of(clip_b)
+    }
+
+    /// The samples of each file.
+    pub fn files(&self) -> FileSamples {
+        FileSamples::of(&self.sources)
+    }
+
+    /// Decodes `entries`, and returns the caption and label of each. A file that several need is opened once, and read
+    /// in one pass where the decoder can. `at` is told the entry that each file is opened or read for.
     ///
-    /// One crop serves the whole clip, also where it spans several chunk files; AVION draws one a chunk,
+    /// What an entry gets does not depend on the others.
+    ///
+    /// One crop serves a whole clip, also where it spans several chunk files; AVION draws one a chunk,
     /// which makes the picture jump (SEEDS.md 8).
     pub fn read(
         &self,
-        decoder: &dyn Decoder,
+        shared: &Shared,
+        epoch: u64,
+        entries: &mut [Entry],
+        times: &Times,
+        at: &dyn Fn(usize),
+    ) -> Vec<Result<Words, ClipError>> {
+        let Shared { config, view, .. } = shared;
+        let mut opened = Opened::new(&*shared.decoder);
+        let mut words = Vec::with_capacity(entries.len());
+        let mut parts = Vec::new();
+        times.time(Activity::Opening, || {
+            for (index, entry) in entries.iter_mut().enumerate() {
+                at(index);
+                let planned = self.plan(config, *view, epoch, entry, &mut opened);
+                words.push(planned.map(|plan| plan.cut(index, entry.out, config.frames, &mut parts)));
+            }
+        });
+        let failed: Vec<(usize, ClipError)> = times.time(Activity::Decoding, || opened.read(parts, config.size_px, at));
+        for (index, error) in failed {
+            words[index] = Err(error);
+        }
+        times.time(Activity::Changing, || {
+            for (entry, _) in entries.iter_mut().zip(&words).filter(|(_, words)| words.is_ok()) {
+                if *view == View::Train {
+                    let draw = |purpose| keyed_repeat(config.seed, epoch, entry.sample, purpose, entry.turn);
+                    config.augment.apply(entry.out, config.size_px as usize, draw);
+                }
+            }
+        });
+        let entries = entries.iter();
+        words.into_iter().zip(entries).map(|(read, entry)| read.map(|()| self.words(shared, epoch, entry))).collect()
+    }
+
+    /// Opens the entry's files and draws its frames, crop and flip.
+    fn plan(
+        &self,
         config: &LoaderConfig,
         view: View,
         epoch: u64,
-        sample: u64,
-        turn: u32,
-        out: &mut [u8],
-    ) -> Result<Words, ClipError> {
-        let (index, source, clip) = self.get(sample);
-        let draw = |purpose| keyed_repeat(config.seed, epoch, sample, purpose, turn);
+        entry: &Entry,
+        opened: &mut Opened,
+    ) -> Result<Plan, ClipError> {
+        let (_, source, clip) = self.get(entry.sample);
+        let turn = entry.turn;
+        let draw = |purpose| keyed_repeat(config.seed, epoch, entry.sample, purpose, turn);
         let (stretch, square) = (turn / config.crops as u32, turn % config.crops as u32);
 
         let files = ClipFiles::locate(source, clip)?;
-        let mut opened = Opened::new(decoder, &files.paths);
         let (rule, count) = (config.frame_rule, config.frames);
         let choose = |start, end| match view {
             View::Train => rule.drawn(start, end, count, &mut draw(Purpose::Frames)),
             View::Eval => rule.view(start, end, count, stretch as usize, config.views),
         };
-        let parts = files.plan(clip, source.fps, count, choose, |file| Ok(opened.get(file)?.info()))?;
+        let parts = files.plan(clip, source.fps, count, choose, |file| Ok(opened.get(&files.paths[file])?.1.info()))?;
 
-        let [width, height] = opened.get(0)?.size_px();
+        let [width, height] = opened.get(&files.paths[0])?.1.size_px();
         let (crop, flip) = match view {
             View::Train => {
                 let rng = &mut draw(Purpose::Crop);
@@ -103,64 +166,30 @@ impl Samples {
             }
             View::Eval => (square_along(width, height, square, config.crops as u32), false),
         };
-        let frame_bytes = out.len() / config.frames;
-        let mut rest = &mut *out;
-        for part in &parts {
-            let (out, after) = rest.split_at_mut(part.frames.len() * frame_bytes);
-            rest = after;
-            let video = opened.get(part.file)?;
+        let in_file = |part: FilePart| {
+            let path = &files.paths[part.file];
+            let (file, video) = opened.get(path)?;
             if video.size_px() != [width, height] {
-                return Err(ClipError::SizeMismatch {
-                    path: files.paths[part.file].clone(),
-                    found: video.size_px(),
-                    expected: [width, height],
-                });
+                let (path, found, expected) = (path.clone(), video.size_px(), [width, height]);
+                return Err(ClipError::SizeMismatch { path, found, expected });
             }
-            let read = video.read(&part.frames, crop, config.size_px, flip, out);
-            read.map_err(|error| failed(&files.paths[part.file], error))?;
-        }
+            Ok((file, part.frames))
+        };
+        Ok(Plan { crop, flip, parts: parts.into_iter().map(in_file).collect::<Result<_, _>>()? })
+    }
 
-        if view == View::Train {
-            config.augment.apply(out, config.size_px as usize, draw);
-        }
-        let choice = config.captions.get(index).copied();
+    /// The caption and label of an entry.
+    fn words(&self, shared: &Shared, epoch: u64, entry: &Entry) -> Words {
+        let (index, _, clip) = self.get(entry.sample);
+        let choice = shared.config.captions.get(index).copied();
         let caption = caption(
             &clip.captions,
             choice.unwrap_or(CaptionChoice::Random),
-            (view == View::Train).then(|| draw(Purpose::Caption)),
+            (shared.view == View::Train)
+                .then(|| keyed_repeat(shared.config.seed, epoch, entry.sample, Purpose::Caption, entry.turn)),
         );
-        Ok(Words { caption, label: clip.label })
+        Words { caption, label: clip.label }
     }
-}
-
-/// The files of a clip, each opened when first needed.
-struct Opened<'a> {
-    decoder: &'a dyn Decoder,
-    paths: &'a [PathBuf],
-    videos: Vec<Option<Box<dyn OpenVideo>>>,
-}
-
-impl<'a> Opened<'a> {
-    fn new(decoder: &'a dyn Decoder, paths: &'a [PathBuf]) -> Self {
-        Self { decoder, paths, videos: paths.iter().map(|_| None).collect() }
-    }
-
-    fn get(&mut self, file: usize) -> Result<&mut dyn OpenVideo, ClipError> {
-        let path = &self.paths[file];
-        let video = &mut self.videos[file];
-        let video = match video {
-            Some(video) => video,
-            None => {
-                let opened = self.decoder.open(path);
-                video.insert(opened.map_err(|error| failed(path, error))?)
-            }
-        };
-        Ok(video.as_mut())
-    }
-}
-
-fn failed(path: &Path, error: super::DecodeError) -> ClipError {
-    ClipError::Decode { path: path.to_owned(), kind: error.kind, reason: error.reason }
 }
 
 /// The caption that goes with a clip; without a generator, the first of several.
@@ -185,6 +214,7 @@ fn caption(captions: &Captions, choice: CaptionChoice, rng: Option<ChaCha8Rng>) 
 mod tests {
     use super::*;
     use crate::data::Layout;
+    use std::path::Path;
 
     fn source(clips: usize) -> Source {
         Source {

@@ -2,8 +2,9 @@
 
 use super::batch::{Filled, InFlight, Slot};
 use super::clip::View;
+use super::job::Place;
 use super::worker::{Event, Report};
-use super::{ClipBatch, FrameBuffer, Loader, LoaderError};
+use super::{ClipBatch, FrameBuffer, Loader, LoaderError, WorkerTimes};
 use crate::data::failures::SampleFailure;
 use bytes::BytesMut;
 use crossbeam_channel::RecvTimeoutError;
@@ -71,26 +72,31 @@ impl Loader {
         };
         let mut index = 0;
         while let Some(worker) = self.workers.get(index) {
-            let Some((mut job, sample)) = worker.give_up_if_stalled(deadline) else {
+            let Some((job, sample)) = worker.give_up_if_stalled(deadline) else {
                 index += 1;
                 continue;
             };
             // Not joined: it may never come back. It ends by itself if it does.
-            drop(self.workers.swap_remove(index));
-            self.stalled += 1;
+            let worker = self.workers.swap_remove(index);
+            self.lost = WorkerTimes::total([self.lost, worker.times.read()]);
+            drop(worker);
+            self.given_up += 1;
             self.spawn_worker()?;
-            let path = self.shared.samples.video(sample);
-            let failure = SampleFailure {
-                sample,
-                kind: "timeout",
-                reason: format!("not decoded within {} s: {}", timeout.as_secs_f64(), path.display()),
-                path,
-            };
-            self.note(Report { batch: job.batch, slot: job.slot, event: Event::Bad(failure.clone()) })?;
-            // The lost thread keeps the slot's memory.
-            job.buffer = BytesMut::zeroed(self.clip_bytes);
-            let _ = self.jobs.send(job);
+            // Of several that were read together it is not known which one hangs: each is tried by itself.
+            let alone = job.places.len() == 1;
+            self.stalled += usize::from(alone);
+            for place in &job.places {
+                if alone {
+                    let failure = self.timed_out(sample);
+                    self.note(Report { batch: job.batch, slot: place.slot, event: Event::Bad(failure) })?;
+                }
+                // The lost thread keeps the slot's memory.
+                let buffer = BytesMut::zeroed(self.clip_bytes);
+                let attempt = place.attempt + u32::from(alone);
+                let _ = self.jobs.send(job.with(vec![Place { slot: place.slot, attempt, buffer }]));
+            }
             if self.stalled > self.shared.config.threads() {
+                let failure = self.timed_out(sample);
                 self.failures.record(&failure);
                 return Err(LoaderError::Stalled {
                     threads: self.stalled,
@@ -100,6 +106,13 @@ impl Loader {
             }
         }
         Ok(())
+    }
+
+    fn timed_out(&self, sample: u64) -> SampleFailure {
+        let path = self.shared.samples.video(sample);
+        let seconds = self.shared.config.timeout.as_secs_f64();
+        let reason = format!("not decoded within {seconds} s: {}", path.display());
+        SampleFailure { sample, kind: "timeout", path, reason }
     }
 
     /// Does the accounts of a decoded batch and joins it.

@@ -34,13 +34,15 @@ pub struct LoaderConfig {
     pub augment: Augment,
     /// Training: times that a clip is in its batch, each drawn anew; divides `batch_size`.
     pub repeats: usize,
+    /// Training: clips of one file that are drawn together, at most; 1 = each by itself.
+    pub group: usize,
     /// Evaluation: stretches of each clip, by the frame rule.
     pub views: usize,
     /// Evaluation: squares of each stretch, along the long side.
     pub crops: usize,
     /// What to do with several captions, a value a source; `Random` for those past the end.
     pub captions: Vec<CaptionChoice>,
-    /// Decode threads; 0 = one per core.
+    /// Decode threads; 0 = as many as [`default_workers`] gives.
     pub workers: usize,
     /// Batches decoded ahead, at least 1.
     pub prefetch: usize,
@@ -65,6 +67,7 @@ impl Default for LoaderConfig {
             flip: 0.0,
             augment: Augment::default(),
             repeats: 1,
+            group: 1,
             views: 1,
             crops: 1,
             captions: Vec::new(),
@@ -99,6 +102,7 @@ impl LoaderConfig {
             flip: data.flip,
             augment: Augment::of(recipe),
             repeats: data.repeats,
+            group: data.group,
             views: recipe.eval.views,
             crops: recipe.eval.crops,
             workers: data.workers,
@@ -125,7 +129,7 @@ impl LoaderConfig {
     /// Decode threads to start.
     pub(super) fn threads(&self) -> usize {
         match self.workers {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            0 => default_workers(),
             workers => workers,
         }
     }
@@ -153,6 +157,7 @@ impl LoaderConfig {
         require(share(self.flip), "flip", "0 to 1", &self.flip)?;
         let divides = self.repeats > 0 && self.batch_size.is_multiple_of(self.repeats);
         require(divides, "repeats", "a divisor of the batch size", &self.repeats)?;
+        require((1..=1 << 16).contains(&self.group), "group", "1 to 65536", &self.group)?;
         // So that every view has a number.
         let views = (1..=1 << 16).contains(&self.views);
         require(views, "views", "1 to 65536", &self.views)?;
@@ -175,5 +180,25 @@ impl LoaderConfig {
             require(holds, "fps", "above 0, or absent", fps)?;
         }
         Ok(())
+    }
+}
+
+/// Decode threads for the processors that this process may use: all but one, which the thread that trains needs; all of
+/// few, where a decode thread less costs more than sharing one.
+pub fn default_workers() -> usize {
+    workers_for(std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+fn workers_for(processors: usize) -> usize {
+    if processors < 4 { processors } else { processors - 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::workers_for;
+
+    #[test]
+    fn the_training_thread_keeps_a_processor() {
+        assert_eq!([1, 2, 3, 4, 16, 128].map(workers_for), [1, 2, 3, 3, 15, 127]);
     }
 }

@@ -1,7 +1,7 @@
 //! What the loader needs of a video decoder, and FFmpeg's behind it.
 
 use crate::data::layout::FileInfo;
-use crate::video::{CropBox, VideoError, VideoReader};
+use crate::video::{CropBox, Read, VideoError, VideoReader};
 use std::path::Path;
 
 /// Why a file could not be opened or read.
@@ -35,6 +35,12 @@ pub trait OpenVideo {
         flip: bool,
         out: &mut [u8],
     ) -> Result<(), DecodeError>;
+
+    /// Does several reads, in one pass over the file where the decoder can: each frame is then decoded once, however
+    /// many ask for it. After an error, all that was to be written is undefined.
+    fn read_each(&mut self, reads: &mut [Read], out_px: u32) -> Result<(), DecodeError> {
+        reads.iter_mut().try_for_each(|read| self.read(read.frames, read.crop, out_px, read.flip, read.out))
+    }
 }
 
 /// Decodes with FFmpeg's libraries.
@@ -65,6 +71,10 @@ impl OpenVideo for VideoReader {
         out: &mut [u8],
     ) -> Result<(), DecodeError> {
         Ok(Self::read(self, frames, crop, out_px, flip, out)?)
+    }
+
+    fn read_each(&mut self, reads: &mut [Read], out_px: u32) -> Result<(), DecodeError> {
+        Ok(Self::read_each(self, reads, out_px)?)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What can go wrong between sources and batches.
 
-use super::worker::MAX_ATTEMPTS;
+use super::job::MAX_ATTEMPTS;
 use crate::data::failures::TooManyBad;
 use crate::data::sampler::Position;
 

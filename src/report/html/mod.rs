@@ -7,11 +7,13 @@ mod axis;
 mod chart;
 mod classes;
 mod curves;
+mod data;
 mod gallery;
 mod scores;
 mod thumbnail;
 
 pub use classes::{ClassRow, ClassSection};
+pub use data::{DataPage, DataSection, Histogram};
 pub use gallery::{ClipCard, Match, Search, SearchHit};
 pub use scores::{EvalTable, ScoreRow, Scored};
 pub use thumbnail::Thumbnail;
@@ -100,37 +102,44 @@ impl ReportData {
 
     /// The page.
     pub fn render(&self) -> String {
-        let mut page = String::new();
-        let title = escape(&self.title);
-        // Writing to a String cannot fail, so results of `write!` are dropped in this folder.
-        let _ = write!(
-            page,
-            "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; \
-             style-src 'unsafe-inline'\">\n\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n<style>\n{}</style>\n\
-             </head>\n<body>\n<main>\n<header>\n<h1>{title}</h1>\n",
-            include_str!("style.css")
-        );
-        if !self.subtitle.is_empty() {
-            let _ = writeln!(page, "<p class=\"subtitle\">{}</p>", escape(&self.subtitle));
-        }
-        page.push_str("</header>\n");
-        scores::render(&self.tables, self.scored, &mut page);
-        classes::render(&self.classes, &mut page);
-        gallery::render(&self.searches, &self.clips, &mut page);
-        curves::render(&self.records, self.scored, &mut page);
-        self.bad_samples.render(&mut page);
-        render_facts(&self.facts, &mut page);
-        page.push_str("</main>\n</body>\n</html>\n");
-        page
+        let mut body = String::new();
+        scores::render(&self.tables, self.scored, &mut body);
+        classes::render(&self.classes, &mut body);
+        gallery::render(&self.searches, &self.clips, &mut body);
+        curves::render(&self.records, self.scored, &mut body);
+        self.bad_samples.render(&mut body);
+        render_facts(&self.facts, &mut body);
+        page(&self.title, &self.subtitle, &body)
     }
 
     /// Writes the page whole or not at all.
     pub fn write(&self, path: &Path) -> Result<(), ReportError> {
         write_atomic(path, self.render().as_bytes())
     }
+}
+
+/// A whole page around `body`.
+fn page(title: &str, subtitle: &str, body: &str) -> String {
+    let mut page = String::new();
+    let title = escape(title);
+    // Writing to a String cannot fail, so results of `write!` are dropped in this folder.
+    let _ = write!(
+        page,
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; \
+         style-src 'unsafe-inline'\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n<style>\n{}</style>\n\
+         </head>\n<body>\n<main>\n<header>\n<h1>{title}</h1>\n",
+        include_str!("style.css")
+    );
+    if !subtitle.is_empty() {
+        let _ = writeln!(page, "<p class=\"subtitle\">{}</p>", escape(subtitle));
+    }
+    page.push_str("</header>\n");
+    page.push_str(body);
+    page.push_str("</main>\n</body>\n</html>\n");
+    page
 }
 
 impl BadSamples {
