@@ -59,6 +59,7 @@ impl Default for DataConfig {
             flip: 0.0,
             repeats: 1,
             labels: None,
+            fast_loop_filter: false,
             workers: 0,
             prefetch: 2,
             max_bad_share: 0.01,

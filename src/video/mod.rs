@@ -10,19 +10,28 @@
 
 pub mod crop;
 mod error;
+mod stages;
 
 #[cfg(feature = "video")]
 mod bitstream;
 #[cfg(feature = "video")]
+mod cache;
+#[cfg(feature = "video")]
+mod colour;
+#[cfg(feature = "video")]
 mod container;
 #[cfg(feature = "video")]
 mod decoder;
+#[cfg(feature = "video")]
+mod filter;
 #[cfg(feature = "video")]
 mod index;
 #[cfg(feature = "video")]
 mod indexing;
 #[cfg(feature = "video")]
 mod orientation;
+#[cfg(feature = "video")]
+mod planes;
 #[cfg(feature = "video")]
 mod reader;
 #[cfg(feature = "video")]
@@ -31,12 +40,17 @@ mod scale;
 mod seek;
 #[cfg(feature = "video")]
 mod sequential;
+#[cfg(feature = "video")]
+mod sps;
+#[cfg(feature = "video")]
+mod sws;
 #[cfg(not(feature = "video"))]
 mod unavailable;
 
 pub use crop::{CropBox, center_square, multi_scale_crop, random_resized_crop, square_along};
 pub use error::VideoError;
+pub use stages::Stages;
 #[cfg(feature = "video")]
-pub use reader::VideoReader;
+pub use reader::{ReadOptions, VideoReader};
 #[cfg(not(feature = "video"))]
-pub use unavailable::VideoReader;
+pub use unavailable::{ReadOptions, VideoReader};
