@@ -126,7 +126,8 @@ fn report(options: &DecodeOptions, videos: usize, workers: usize, seconds: f64, 
         row = row.with(name, share);
     }
     let shares: Vec<String> = shares.iter().map(|(name, share)| format!("{name} {:.1}%", 100.0 * share)).collect();
-    let mut notes = vec![format!("{videos} videos, {workers} workers"), format!("time by stage: {}", shares.join(", "))];
+    let mut notes =
+        vec![format!("{videos} videos, {workers} workers"), format!("time by stage: {}", shares.join(", "))];
     if let Some(first) = first {
         notes.push(format!("{} clips could not be read; the first: {first}", seen.failures.len()));
     }

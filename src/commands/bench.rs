@@ -23,10 +23,8 @@ pub(super) fn run(args: BenchArgs) -> Result<u8> {
         let data =
             args.data.clone().ok_or_else(|| anyhow!("`avion bench decode` needs --data FOLDER, with videos in it"))?;
         let workers = args.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
-        let fast_loop_filter = match &args.config {
-            Some(config) => load(config, &args.overrides)?.recipe.data.fast_loop_filter,
-            None => false,
-        };
+        let recipe = load(args.config.as_deref().unwrap_or(DEFAULT_RECIPE), &args.overrides)?.recipe;
+        let fast_loop_filter = recipe.data.fast_loop_filter;
         let options = DecodeOptions {
             data,
             frames: args.frames,

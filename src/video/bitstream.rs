@@ -99,7 +99,9 @@ impl Syntax {
     /// Whether an H.264 packet brings parameter sets along.
     pub fn has_parameter_sets(self, data: &[u8]) -> bool {
         match self {
-            Syntax::H264(framing) => nal_units(data, framing).is_some_and(|nals| nals.iter().any(|nal| nal[0] & 31 == 7)),
+            Syntax::H264(framing) => {
+                nal_units(data, framing).is_some_and(|nals| nals.iter().any(|nal| nal[0] & 31 == 7))
+            }
             _ => false,
         }
     }

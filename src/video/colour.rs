@@ -38,8 +38,7 @@ impl Matrix {
             _ => (0.299, 0.114),
         };
         let kg = 1.0 - kr - kb;
-        let (luma, chroma, black) =
-            if full_range { (1.0, 1.0, 0) } else { (255.0 / 219.0, 255.0 / 224.0, 16) };
+        let (luma, chroma, black) = if full_range { (1.0, 1.0, 0) } else { (255.0 / 219.0, 255.0 / 224.0, 16) };
         let fixed = |value: f64| (value * f64::from(1 << COEFFICIENT_BITS)).round() as i32;
         Matrix {
             black: black << FRACTION_BITS,
@@ -78,5 +77,48 @@ pub fn convert_row(colour: Colour, [first, second, third]: [&[i16]; 3], out: &mu
                 *pixel = [byte(luma + rv * v), byte(luma + gu * u + gv * v), byte(luma + bu * u)];
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn convert(colour: Colour, samples: [u8; 3]) -> [u8; 3] {
+        let rows = samples.map(|sample| [i16::from(sample) << FRACTION_BITS]);
+        let mut pixel = [0; 3];
+        convert_row(colour, [&rows[0], &rows[1], &rows[2]], &mut pixel);
+        pixel
+    }
+
+    /// Y, Cb and Cr of a colour, by the definition in ITU-R BT.601 and BT.709.
+    fn yuv([r, g, b]: [f64; 3], [kr, kb]: [f64; 2], full: bool) -> [u8; 3] {
+        let y = kr * r + (1.0 - kr - kb) * g + kb * b;
+        let (u, v) = ((b - y) / (2.0 * (1.0 - kb)), (r - y) / (2.0 * (1.0 - kr)));
+        let scaled = if full { [y * 255.0, u * 255.0, v * 255.0] } else { [16.0 + y * 219.0, u * 224.0, v * 224.0] };
+        [scaled[0], scaled[1] + 128.0, scaled[2] + 128.0].map(|v| v.round() as u8)
+    }
+
+    #[test]
+    fn colours_come_back() {
+        const BT601: [f64; 2] = [0.299, 0.114];
+        let matrices = [(1, [0.2126, 0.0722]), (2, BT601), (5, BT601), (6, BT601), (9, [0.2627, 0.0593])];
+        for (number, weights) in matrices {
+            for full in [false, true] {
+                let colour = Colour::Yuv(Matrix::new(number, full));
+                for rgb in [[0.0; 3], [1.0; 3], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.2, 0.5, 0.7]] {
+                    let got = convert(colour, yuv(rgb, weights, full));
+                    for (got, expected) in got.iter().zip(rgb) {
+                        let error = f64::from(*got) - 255.0 * expected;
+                        // The rounding of Y, Cb and Cr.
+                        assert!(error.abs() < 2.0, "matrix {number}, full {full}: {got}, expected {rgb:?}");
+                    }
+                }
+            }
+        }
+        let limited = Colour::Yuv(Matrix::new(6, false));
+        assert_eq!((convert(limited, [16, 128, 128]), convert(limited, [235, 128, 128])), ([0; 3], [255; 3]));
+        assert_eq!((convert(limited, [0, 128, 128]), convert(limited, [255, 128, 128])), ([0; 3], [255; 3]));
+        assert_eq!(convert(Colour::Gbr, [10, 20, 30]), [30, 10, 20]);
     }
 }

@@ -370,3 +370,37 @@ fn video_stream(input: &mut Input) -> Option<usize> {
         (!is_cover).then_some(best)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Needs real files: few encoders write every kind of header.
+    #[test]
+    fn a_header_that_tells_all_tells_what_probing_finds() {
+        let data = std::env::var_os("AVION_SHARED_DATA")
+            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
+        let mut num_unprobed = 0;
+        for folder in ["clips", "hard"] {
+            let Ok(files) = fs::read_dir(data.join(folder)) else {
+                println!("SKIPPED: needs ../shared/data");
+                return;
+            };
+            for path in files.map(|file| file.unwrap().path()) {
+                let Ok(quick) = Container::open(&path, Probing::WhereNeeded) else { continue };
+                if quick.is_probed() {
+                    continue;
+                }
+                num_unprobed += 1;
+                let probed = Container::open(&path, Probing::Always).unwrap();
+                let facts = |c: &Container| {
+                    let syntax = c.syntax().map_err(|_| ());
+                    (c.size(), c.fps(0), c.declared_frames(), c.orientation(), syntax, c.stream, c.config().to_vec())
+                };
+                assert_eq!(facts(&quick), facts(&probed), "{}", path.display());
+            }
+        }
+        println!("{num_unprobed} files were not probed");
+        assert!(num_unprobed > 5, "{num_unprobed}");
+    }
+}

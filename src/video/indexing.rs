@@ -86,11 +86,7 @@ impl Container {
 
     /// Compares the first packets with the table, and refuses a stream that shows pictures before its first
     /// key frame.
-    fn check_table(
-        &mut self,
-        index: Index,
-        syntax: Syntax,
-    ) -> Result<Result<(Index, Vec<u8>), Mistrust>, VideoError> {
+    fn check_table(&mut self, index: Index, syntax: Syntax) -> Result<Result<(Index, Vec<u8>), Mistrust>, VideoError> {
         let mut packet = Packet::empty();
         let mut first = None;
         let mut first_pts = None;

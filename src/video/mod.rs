@@ -49,8 +49,8 @@ mod unavailable;
 
 pub use crop::{CropBox, center_square, multi_scale_crop, random_resized_crop, square_along};
 pub use error::VideoError;
-pub use stages::Stages;
 #[cfg(feature = "video")]
 pub use reader::{ReadOptions, VideoReader};
+pub use stages::Stages;
 #[cfg(not(feature = "video"))]
 pub use unavailable::{ReadOptions, VideoReader};

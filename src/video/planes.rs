@@ -38,9 +38,8 @@ fn layout(format: ffi::AVPixelFormat) -> Option<Layout> {
     // SAFETY: descriptors are static.
     let descriptor = unsafe { ffi::av_pix_fmt_desc_get(format).as_ref() }?;
     let has = |flag: u32| descriptor.flags & u64::from(flag) != 0;
-    let unusable = ffi::AV_PIX_FMT_FLAG_BITSTREAM as u32
-        | ffi::AV_PIX_FMT_FLAG_HWACCEL as u32
-        | ffi::AV_PIX_FMT_FLAG_PAL as u32;
+    let unusable =
+        ffi::AV_PIX_FMT_FLAG_BITSTREAM as u32 | ffi::AV_PIX_FMT_FLAG_HWACCEL as u32 | ffi::AV_PIX_FMT_FLAG_PAL as u32;
     if descriptor.nb_components < 3 || !has(ffi::AV_PIX_FMT_FLAG_PLANAR as u32) || has(unusable) {
         return None;
     }
@@ -109,8 +108,7 @@ impl<'a> Planes<'a> {
             *plane = Plane { samples, stride, width, height };
         }
         // SAFETY: as above.
-        let (matrix, range) =
-            unsafe { ((*frame.as_ptr()).colorspace as i32, (*frame.as_ptr()).color_range as i32) };
+        let (matrix, range) = unsafe { ((*frame.as_ptr()).colorspace as i32, (*frame.as_ptr()).color_range as i32) };
         let full_range = match range {
             range if range == ffi::AVColorRange::AVCOL_RANGE_JPEG as i32 => true,
             range if range == ffi::AVColorRange::AVCOL_RANGE_MPEG as i32 => false,

@@ -52,7 +52,7 @@ struct Axes {
 struct Rows {
     /// A plane's row between the vertical and the horizontal pass.
     sums: Vec<i16>,
-    /// The row of each plane after both.
+    /// The row of each plane after both, up to a multiple of [`BLOCK`].
     scaled: [Vec<i16>; 3],
 }
 
@@ -119,10 +119,10 @@ impl Scaler {
         let row_bytes = 3 * stored_w as usize;
         if turned {
             self.scratch.resize(row_bytes * stored_h as usize, 0);
-            scale(&self.axes, &planes, &mut self.rows, &mut self.scratch);
+            scale(&self.axes, &planes, &mut self.rows, stored_w as usize, &mut self.scratch);
             orientation.place(&self.scratch, row_bytes, out, width as usize);
         } else {
-            scale(&self.axes, &planes, &mut self.rows, out);
+            scale(&self.axes, &planes, &mut self.rows, stored_w as usize, out);
         }
         Ok(())
     }
@@ -151,25 +151,25 @@ impl Rows {
         self.sums.clear();
         self.sums.resize(len, 0);
         for row in &mut self.scaled {
-            row.resize(width, 0);
+            row.resize(width.next_multiple_of(BLOCK), 0);
         }
     }
 }
 
-fn scale(axes: &[Axes; 2], planes: &Planes, rows: &mut Rows, out: &mut [u8]) {
+fn scale(axes: &[Axes; 2], planes: &Planes, rows: &mut Rows, width: usize, out: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
         // SAFETY: the processor has AVX2.
-        return unsafe { scale_avx2(axes, planes, rows, out) };
+        return unsafe { scale_avx2(axes, planes, rows, width, out) };
     }
-    scale_with(axes, planes, rows, out, block);
+    scale_with(axes, planes, rows, width, out, block);
 }
 
 /// The same code as for any processor, compiled for this kind.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn scale_avx2(axes: &[Axes; 2], planes: &Planes, rows: &mut Rows, out: &mut [u8]) {
-    scale_with(axes, planes, rows, out, |samples, starts, weights| block_avx2(samples, starts, weights));
+fn scale_avx2(axes: &[Axes; 2], planes: &Planes, rows: &mut Rows, width: usize, out: &mut [u8]) {
+    scale_with(axes, planes, rows, width, out, |samples, starts, weights| block_avx2(samples, starts, weights));
 }
 
 #[inline(always)]
@@ -177,12 +177,13 @@ fn scale_with(
     axes: &[Axes; 2],
     planes: &Planes,
     rows: &mut Rows,
+    width: usize,
     out: &mut [u8],
-    block: impl Fn(&[i16], &[u32; BLOCK], &[Group; BLOCK]) -> [i16; BLOCK] + Copy,
+    block: impl Fn(&[i16], &[u32; BLOCK], &[[Group; BLOCK]]) -> [i16; BLOCK] + Copy,
 ) {
     let Rows { sums, scaled } = rows;
     let [first, second, third] = scaled;
-    for (y, out) in out.chunks_exact_mut(3 * first.len()).enumerate() {
+    for (y, out) in out.chunks_exact_mut(3 * width).enumerate() {
         let scaled = iter::once(&mut *first).chain([&mut *second, &mut *third]);
         for ((plane, scaled), axes) in planes.planes.iter().zip(scaled).zip([&axes[0], &axes[1], &axes[1]]) {
             let Plane { samples, stride, .. } = *plane;

@@ -198,17 +198,20 @@ mod tests {
         (0..hex.len() / 2).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()).collect()
     }
 
-    /// `avcC` of x264 at 512x288, and of an encoder that states no restriction at 320x240.
+    /// `avcC` of x264 at 512x288, and of encoders at 768x432, with VUI but no restriction, and at 320x240.
     const X264: &str =
         "01640015ffe1001c67640015acd9408025a6a0c0c0c8000003000800000301e078b16cb001000668ebe3cb22c0fdf8f800";
-    const BARE: &str = "01640028ffe1000d27640028ac2b40a0fd00f1226a01000528ee025cb0";
+    const OPEN: &str = "01428016ffe100176742801696540601bd350606064000000300400000066101000468ce3520";
+    const SMALL: &str = "01640028ffe1000d27640028ac2b40a0fd00f1226a01000528ee025cb0";
 
     #[test]
     fn reads_size_and_restriction() {
         let x264 = Sequence::from_config(&bytes(X264)).unwrap();
         assert_eq!(x264, Sequence { width: 512, height: 288, progressive: true, states_reordering: true });
-        let bare = Sequence::from_config(&bytes(BARE)).unwrap();
-        assert_eq!(bare, Sequence { width: 320, height: 240, progressive: true, states_reordering: false });
+        let open = Sequence::from_config(&bytes(OPEN)).unwrap();
+        assert_eq!(open, Sequence { width: 768, height: 432, progressive: true, states_reordering: false });
+        let small = Sequence::from_config(&bytes(SMALL)).unwrap();
+        assert_eq!(small, Sequence { width: 320, height: 240, progressive: true, states_reordering: true });
     }
 
     #[test]

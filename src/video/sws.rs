@@ -137,8 +137,7 @@ impl Converter {
     fn prepare(&mut self, frame: &Frame, to: ffi::AVPixelFormat) -> Result<(), String> {
         let format: ffi::AVPixelFormat = frame.format().into();
         // SAFETY: a frame wrapper always holds an allocated AVFrame.
-        let (matrix, range) =
-            unsafe { ((*frame.as_ptr()).colorspace as i32, (*frame.as_ptr()).color_range as i32) };
+        let (matrix, range) = unsafe { ((*frame.as_ptr()).colorspace as i32, (*frame.as_ptr()).color_range as i32) };
         let (width, height) = (frame.width(), frame.height());
         let geometry = Geometry { format, to, matrix, range, width, height };
         if self.geometry == Some(geometry) {
