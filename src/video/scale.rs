@@ -67,12 +67,12 @@ impl Scaler {
         }
     }
 
-    /// Writes a whole picture without scaling: see [`Converter::to_rgb`].
+    /// Writes a whole picture without scaling: see [`Converter::rgb`].
     ///
     /// # Errors
     /// The name of a pixel format that libswscale cannot read.
     pub fn whole(&mut self, frame: &Frame, orientation: Orientation, out: &mut [u8]) -> Result<(), String> {
-        self.converter.to_rgb(frame, orientation, out)
+        self.converter.rgb(frame, orientation, out)
     }
 
     /// Writes the part `crop` of a decoded picture, in stored coordinates, as it is shown.
@@ -96,7 +96,7 @@ impl Scaler {
         let planes = match Planes::of(frame) {
             Some(planes) => planes,
             None => {
-                converted = self.converter.to_planar(frame)?;
+                converted = self.converter.planar(frame)?;
                 Planes::of(converted).ok_or_else(|| format!("{:?}", frame.format()))?
             }
         };

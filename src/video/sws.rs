@@ -63,7 +63,7 @@ impl Converter {
     ///
     /// # Errors
     /// The name of a pixel format that libswscale cannot read.
-    pub fn to_rgb(&mut self, frame: &Frame, orientation: Orientation, out: &mut [u8]) -> Result<(), String> {
+    pub fn rgb(&mut self, frame: &Frame, orientation: Orientation, out: &mut [u8]) -> Result<(), String> {
         self.prepare(frame, ffi::AVPixelFormat::AV_PIX_FMT_RGB24)?;
         let (width, height) = (frame.width(), frame.height());
         // Straight into `out` only where no group of pixels sticks out of a row.
@@ -89,8 +89,8 @@ impl Converter {
     /// The same picture in a format of 8-bit planes, with its matrix and range.
     ///
     /// # Errors
-    /// As [`Converter::to_rgb`].
-    pub fn to_planar(&mut self, frame: &Frame) -> Result<&Frame, String> {
+    /// As [`Converter::rgb`].
+    pub fn planar(&mut self, frame: &Frame) -> Result<&Frame, String> {
         let to = planar_format(frame.format().into());
         self.prepare(frame, to)?;
         let size = (to.into(), frame.width(), frame.height());
