@@ -3,9 +3,10 @@
 One sample: open one video, pick frames, decode them, random-resized-crop (scale 0.5..1) to 224x224, uint8 RGB
 [frames, 224, 224, 3]. Frames are spread over a random one-second window, or with --stride N every N-th from a random
 start. Each kind runs in a process of its own, in turns; CPU time is user + system of that process, after a warm-up, so
-that neighbours on the machine count little. Medians over the rounds.
+that neighbours on the machine count little. Medians over the rounds. Peers and avion draw different windows, whose cost
+varies with the distance from the key frame: a few hundred clips are needed for a ratio that means something.
 
-usage: decode_peers.py FOLDER [--frames 4] [--stride 0] [--clips 48] [--rounds 5] [--kinds decord,pyav] [--avion PROGRAM]
+usage: decode_peers.py FOLDER [--frames 4] [--stride 0] [--clips 300] [--rounds 5] [--kinds decord,pyav] [--avion PROGRAM]
 needs: pip install decord av numpy opencv-python-headless
 """
 
@@ -126,7 +127,7 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("--frames", type=int, default=4)
     parser.add_argument("--stride", type=int, default=0, help="0: spread over a random second")
-    parser.add_argument("--clips", type=int, default=48)
+    parser.add_argument("--clips", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--kinds", default="decord,pyav")
     parser.add_argument("--avion", help="path of the avion program, to be measured in turns with them")
