@@ -282,6 +282,9 @@ pub struct BenchArgs {
     /// decode: frames a clip.
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub frames: usize,
+    /// decode: every N-th frame from a random start [default: spread over a random second].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub stride: Option<u64>,
     /// decode: threads [default: one a core].
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,

@@ -4,12 +4,12 @@ use super::{check_values, choose, load, on_target, print};
 use crate::bench::{self, Report, decode::DecodeOptions, step::StepOptions};
 use crate::cli::{BenchArgs, BenchWhat};
 use crate::config::Recipe;
-use crate::data::loader::Ffmpeg;
 use crate::device;
 use crate::model::{DeviceMemory, MemoryPlan, check_device};
 use crate::ops::tensor::float_kind;
 use crate::ops::workspace::Workspace;
 use crate::train::compute_dtype;
+use crate::video::ReadOptions;
 use anyhow::{Context, Result, anyhow};
 
 /// What is measured when no recipe is named.
@@ -23,8 +23,18 @@ pub(super) fn run(args: BenchArgs) -> Result<u8> {
         let data =
             args.data.clone().ok_or_else(|| anyhow!("`avion bench decode` needs --data FOLDER, with videos in it"))?;
         let workers = args.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
-        let options = DecodeOptions { data, frames: args.frames, workers, clips: args.clips, size_px: 224 };
-        let report = bench::decode::run(&options, &Ffmpeg).map_err(|what| anyhow!(what))?;
+        let recipe = load(args.config.as_deref().unwrap_or(DEFAULT_RECIPE), &args.overrides)?.recipe;
+        let fast_loop_filter = recipe.data.fast_loop_filter;
+        let options = DecodeOptions {
+            data,
+            frames: args.frames,
+            stride: args.stride,
+            workers,
+            clips: args.clips,
+            size_px: 224,
+            read: ReadOptions { fast_loop_filter },
+        };
+        let report = bench::decode::run(&options).map_err(|what| anyhow!(what))?;
         return show(report, "this machine's processor", args.json);
     }
     let resolved = match &args.config {

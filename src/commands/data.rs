@@ -36,7 +36,7 @@ fn stats(args: DataStatsArgs) -> Result<u8> {
         step: given.or_else(|| stats::recorded_step_time(&recipe.output_dir().join("metrics.jsonl"))),
     };
     let sources = stats::load_sources(recipe)?;
-    let decoder: Arc<dyn Decoder> = Arc::new(Ffmpeg);
+    let decoder: Arc<dyn Decoder> = Arc::new(Ffmpeg { options: loader_config(recipe).read });
     let progress = Progress::default();
     let show = |what: &str, share: f64| progress.show(what, share);
     let (found, usable) = stats::gather(recipe, &sources, &loader_config(recipe), &options, &decoder, &show)?;

@@ -60,6 +60,7 @@ impl Default for DataConfig {
             repeats: 1,
             group: 1,
             labels: None,
+            fast_loop_filter: false,
             workers: 0,
             prefetch: 2,
             max_bad_share: 0.01,

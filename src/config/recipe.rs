@@ -172,6 +172,9 @@ pub struct DataConfig {
     pub group: usize,
     /// Names of the classes, one a line in the order of the labels: for reports.
     pub labels: Option<PathBuf>,
+    /// In training, decode faster by leaving H.264's and HEVC's loop filter out of pictures that others are predicted from but that are
+    /// not shown. Changes the pixels a little: "Decoding" in `benches/NOTES.md`.
+    pub fast_loop_filter: bool,
     /// Decode threads; 0 = one per core, but one core is left to the thread that trains (from four cores on).
     pub workers: usize,
     /// Batches decoded ahead.

@@ -56,12 +56,12 @@ impl Syntax {
             Syntax::H264(framing) => {
                 let mut reference = 0;
                 let mut num_slices = 0;
-                for nal in nal_units(data, framing)? {
+                visit_nal_units(data, framing, |nal, _| {
                     if matches!(nal[0] & 31, 1..=5) {
                         num_slices += 1;
                         reference |= nal[0] >> 5 & 3;
                     }
-                }
+                })?;
                 (num_slices > 0).then_some(Content { shown: true, disposable: reference == 0 })
             }
             Syntax::Hevc(framing) => {
@@ -78,6 +78,31 @@ impl Syntax {
             Syntax::Vp8 => shown(data.first()? >> 4 & 1 == 1),
             Syntax::Vp9 => shown(vp9_shown(data)?),
             Syntax::OneToOne => shown(!data.is_empty()),
+        }
+    }
+
+    /// The part of a stream's first packet in which encoders name themselves: what comes before an H.264 picture,
+    /// else all of it.
+    pub fn headers(self, data: &[u8]) -> &[u8] {
+        let Syntax::H264(framing) = self else {
+            return data;
+        };
+        let mut end = data.len();
+        let whole = visit_nal_units(data, framing, |nal, at| {
+            if matches!(nal[0] & 31, 1..=5) {
+                end = end.min(at);
+            }
+        });
+        if whole.is_some() { &data[..end] } else { data }
+    }
+
+    /// Whether an H.264 packet brings parameter sets along.
+    pub fn has_parameter_sets(self, data: &[u8]) -> bool {
+        match self {
+            Syntax::H264(framing) => {
+                nal_units(data, framing).is_some_and(|nals| nals.iter().any(|nal| nal[0] & 31 == 7))
+            }
+            _ => false,
         }
     }
 
@@ -104,6 +129,14 @@ impl Syntax {
 /// The NAL units of a packet, none empty; `None` when the lengths do not add up.
 fn nal_units(data: &[u8], framing: Framing) -> Option<Vec<&[u8]>> {
     let mut nals = Vec::with_capacity(4);
+    visit_nal_units(data, framing, |nal, _| nals.push(nal))?;
+    Some(nals)
+}
+
+/// Shows each NAL unit of a packet, none empty, and where its length or start code begins; `None` when the lengths do
+/// not add up or there is no unit.
+fn visit_nal_units<'a>(data: &'a [u8], framing: Framing, mut visit: impl FnMut(&'a [u8], usize)) -> Option<()> {
+    let mut num_units = 0;
     match framing {
         Framing::Length(bytes) => {
             let mut rest = data;
@@ -114,17 +147,23 @@ fn nal_units(data: &[u8], framing: Framing) -> Option<Vec<&[u8]>> {
                 if nal.is_empty() {
                     return None;
                 }
-                nals.push(nal);
+                visit(nal, data.len() - rest.len());
+                num_units += 1;
                 rest = after;
             }
         }
         Framing::StartCode => {
-            let mut pieces = split_start_codes(data);
-            pieces.next();
-            nals.extend(pieces.filter(|nal| !nal.is_empty()));
+            let mut at = 0;
+            for (number, piece) in split_start_codes(data).enumerate() {
+                if number > 0 && !piece.is_empty() {
+                    visit(piece, at - 3);
+                    num_units += 1;
+                }
+                at += piece.len() + 3;
+            }
         }
     }
-    (!nals.is_empty()).then_some(nals)
+    (num_units > 0).then_some(())
 }
 
 /// Cuts at every `00 00 01`; the first piece is what lies before the first one.
@@ -180,7 +219,7 @@ fn extended(data: &[u8]) -> Option<(usize, &[u8])> {
 }
 
 /// Drops the `03` of every `00 00 03`.
-fn without_emulation(data: &[u8]) -> Vec<u8> {
+pub fn without_emulation(data: &[u8]) -> Vec<u8> {
     let mut clean = Vec::with_capacity(data.len());
     let mut zeros = 0;
     for &byte in data {
@@ -252,6 +291,7 @@ mod tests {
         assert_eq!(AVC.content(&cut), None);
         assert_eq!(AVC.content(&[255, 255, 255, 255, 1]), None);
         assert_eq!(AVC.content(&[]), None);
+        assert_eq!(AVC.headers(&cut), cut);
         let only_sei = length_prefixed(&[&[0x06, 5, 1, 1, 0x80]]);
         assert_eq!(AVC.content(&only_sei), None);
         for syntax in [Syntax::Mpeg4, Syntax::Vp8, Syntax::Vp9] {
@@ -267,6 +307,18 @@ mod tests {
         assert!(syntax.is_random_access(&data));
         let avcc = [1, 100, 0, 31, 0xFF, 0xE1];
         assert_eq!(Framing::from_config(&avcc, 4), Framing::Length(4));
+    }
+
+    #[test]
+    fn headers_end_before_the_picture() {
+        let sei: &[u8] = &[0x06, 5, 1, 1, 0x80];
+        let first = length_prefixed(&[sei, &[0x65, 0x88], sei]);
+        assert_eq!(AVC.headers(&first), length_prefixed(&[sei]));
+        assert!(!AVC.has_parameter_sets(&first));
+        assert!(AVC.has_parameter_sets(&length_prefixed(&[&[0x67, 100], &[0x65, 0x88]])));
+        let annex_b = [&[0, 0, 0, 1], sei, &[0, 0, 1, 0x65, 0x88]].concat();
+        assert_eq!(Syntax::H264(Framing::StartCode).headers(&annex_b), &annex_b[..9]);
+        assert_eq!(Syntax::Mpeg4.headers(&annex_b), annex_b);
     }
 
     #[test]

@@ -17,8 +17,10 @@ use ffmpeg_next::{Dictionary, Error, Packet, Stream, format};
 
 use super::VideoError;
 use super::bitstream::{Framing, Syntax};
+use super::cache::Stamp;
 use super::index::Mistrust;
 use super::orientation::Orientation;
+use super::sps::Sequence;
 
 /// A call that takes longer than this ends with [`VideoError::Timeout`]; the slowest honest work, counting the
 /// frames of an hour-long file that cannot be indexed, takes less.
@@ -51,6 +53,15 @@ unsafe extern "C" fn interrupted(deadline: *mut c_void) -> i32 {
     i32::from(deadline.is_over())
 }
 
+/// Whether libavformat decodes the first pictures to learn what the container does not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probing {
+    /// As the ffmpeg program does.
+    Always,
+    /// Not where header and parameter set tell all.
+    WhereNeeded,
+}
+
 /// A demuxer on the video stream of a file.
 pub struct Container {
     // Dropped before the deadline that its callback reads.
@@ -58,30 +69,41 @@ pub struct Container {
     deadline: Arc<Deadline>,
     path: PathBuf,
     stream: usize,
+    stamp: Stamp,
+    probed: bool,
 }
 
 impl Container {
-    pub fn open(path: &Path) -> Result<Container, VideoError> {
+    pub fn open(path: &Path, probing: Probing) -> Result<Container, VideoError> {
         set_up_ffmpeg();
         let unreadable = |reason: String| VideoError::Unreadable { path: path.to_owned(), reason };
-        match fs::metadata(path) {
-            Ok(found) if found.is_file() => {}
+        let stamp = match fs::metadata(path) {
+            Ok(found) if found.is_file() => Stamp::new(&found),
             Ok(_) => return Err(unreadable("not a regular file".into())),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return Err(VideoError::Missing { path: path.to_owned() });
             }
             Err(error) => return Err(unreadable(error.to_string())),
-        }
+        };
         // The system's own message for a file without permission says more than FFmpeg's.
         File::open(path).map_err(|error| unreadable(error.to_string()))?;
         let deadline = Arc::new(Deadline::default());
         deadline.set();
-        let mut input = open_input(path, &deadline).map_err(|error| match error {
+        let (mut input, probed) = open_input(path, &deadline, probing).map_err(|error| match error {
             Error::Exit => timeout(path, "opening"),
             error => unreadable(error.to_string()),
         })?;
         let stream = video_stream(&mut input).ok_or_else(|| VideoError::NoVideoStream { path: path.to_owned() })?;
-        Ok(Container { input, deadline, path: path.to_owned(), stream })
+        Ok(Container { input, deadline, path: path.to_owned(), stream, stamp, probed })
+    }
+
+    /// Tells this state of the file from any other.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
+    pub fn is_probed(&self) -> bool {
+        self.probed
     }
 
     pub fn path(&self) -> &Path {
@@ -197,6 +219,12 @@ impl Container {
         Orientation::from_matrix(matrix).ok_or_else(|| VideoError::Rotation { path: self.path.clone(), matrix })
     }
 
+    /// The codec's own header.
+    pub fn config(&self) -> &[u8] {
+        // SAFETY: every stream has codec parameters, whose `extradata` holds `extradata_size` bytes.
+        unsafe { config(&*(*self.raw_stream()).codecpar) }
+    }
+
     /// Whether packets are protected by a key that we do not have.
     pub fn is_encrypted(&self, packet: &Packet) -> bool {
         packet.side_data().any(|data| data.kind() == SideData::EncryptionInfo)
@@ -208,10 +236,7 @@ impl Container {
         // descriptors are static.
         let (parameters, config, intra_only) = unsafe {
             let parameters = &*(*self.raw_stream()).codecpar;
-            let config = match usize::try_from(parameters.extradata_size) {
-                Ok(len) if !parameters.extradata.is_null() => std::slice::from_raw_parts(parameters.extradata, len),
-                _ => &[],
-            };
+            let config = config(parameters);
             let descriptor = ffi::avcodec_descriptor_get(parameters.codec_id).as_ref();
             let intra = |d: &ffi::AVCodecDescriptor| d.props & ffi::AV_CODEC_PROP_INTRA_ONLY;
             (parameters, config, descriptor.is_some_and(|d| intra(d) != 0))
@@ -256,7 +281,8 @@ fn set_up_ffmpeg() {
     });
 }
 
-fn open_input(path: &Path, deadline: &Arc<Deadline>) -> Result<Input, Error> {
+/// The demuxer, and whether it was probed.
+fn open_input(path: &Path, deadline: &Arc<Deadline>, probing: Probing) -> Result<(Input, bool), Error> {
     // The prefix keeps a colon in a name from being read as a protocol.
     let mut url = b"file:".to_vec();
     url.extend(path.as_os_str().as_encoded_bytes());
@@ -280,11 +306,50 @@ fn open_input(path: &Path, deadline: &Arc<Deadline>) -> Result<Input, Error> {
             return Err(Error::from(result));
         }
         let input = format::context::Input::wrap(context);
+        if probing == Probing::WhereNeeded && header_tells_all(&input) {
+            return Ok((input, false));
+        }
         let result = ffi::avformat_find_stream_info(context, ptr::null_mut());
         if result < 0 {
             return Err(Error::from(result));
         }
-        Ok(input)
+        Ok((input, true))
+    }
+}
+
+/// Whether the header of an MP4 or MOV file leaves nothing to learn from packets: a single video stream, of H.264,
+/// of whole frames, whose parameter set gives the size that the container gives, and says how far pictures are reordered.
+fn header_tells_all(input: &Input) -> bool {
+    // SAFETY: a live context; indices stay below `nb_streams`; every stream has codec parameters, whose `extradata`
+    // holds `extradata_size` bytes; names of formats are static.
+    unsafe {
+        let context = &*input.as_ptr();
+        let is_mov = CStr::from_ptr((*context.iformat).name).to_bytes().starts_with(b"mov");
+        let streams = (0..context.nb_streams as usize).map(|at| &**context.streams.add(at));
+        let mut videos = streams.filter(|s| (*s.codecpar).codec_type == ffi::AVMediaType::AVMEDIA_TYPE_VIDEO);
+        let (Some(stream), None, true) = (videos.next(), videos.next(), is_mov) else {
+            return false;
+        };
+        let parameters = &*stream.codecpar;
+        let rate = stream.avg_frame_rate;
+        if parameters.codec_id != ffi::AVCodecID::AV_CODEC_ID_H264 || rate.num <= 0 || rate.den <= 0 {
+            return false;
+        }
+        Sequence::from_config(config(parameters)).is_some_and(|sequence| {
+            let size = (i64::from(sequence.width), i64::from(sequence.height));
+            let same_size = size == (i64::from(parameters.width), i64::from(parameters.height));
+            same_size && sequence.progressive && sequence.states_reordering
+        })
+    }
+}
+
+/// # Safety
+/// `extradata` is null or holds `extradata_size` bytes.
+unsafe fn config(parameters: &ffi::AVCodecParameters) -> &[u8] {
+    match usize::try_from(parameters.extradata_size) {
+        // SAFETY: the caller's word.
+        Ok(len) if !parameters.extradata.is_null() => unsafe { std::slice::from_raw_parts(parameters.extradata, len) },
+        _ => &[],
     }
 }
 
@@ -303,5 +368,39 @@ fn video_stream(input: &mut Input) -> Option<usize> {
         let disposition = (**(*context).streams.add(best)).disposition;
         let is_cover = disposition & ffi::AV_DISPOSITION_ATTACHED_PIC != 0;
         (!is_cover).then_some(best)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Needs real files: few encoders write every kind of header.
+    #[test]
+    fn a_header_that_tells_all_tells_what_probing_finds() {
+        let data = std::env::var_os("AVION_SHARED_DATA")
+            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
+        let mut num_unprobed = 0;
+        for folder in ["clips", "hard"] {
+            let Ok(files) = fs::read_dir(data.join(folder)) else {
+                println!("SKIPPED: needs ../shared/data");
+                return;
+            };
+            for path in files.map(|file| file.unwrap().path()) {
+                let Ok(quick) = Container::open(&path, Probing::WhereNeeded) else { continue };
+                if quick.is_probed() {
+                    continue;
+                }
+                num_unprobed += 1;
+                let probed = Container::open(&path, Probing::Always).unwrap();
+                let facts = |c: &Container| {
+                    let syntax = c.syntax().map_err(|_| ());
+                    (c.size(), c.fps(0), c.declared_frames(), c.orientation(), syntax, c.stream, c.config().to_vec())
+                };
+                assert_eq!(facts(&quick), facts(&probed), "{}", path.display());
+            }
+        }
+        println!("{num_unprobed} files were not probed");
+        assert!(num_unprobed > 5, "{num_unprobed}");
     }
 }

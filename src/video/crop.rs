@@ -3,10 +3,6 @@
 use rand::Rng;
 
 /// Rectangle in display pixels (after rotation), inside the frame.
-///
-/// Note [Chroma alignment]: where chroma is subsampled, the decoder rounds the left and top edge down to the
-/// chroma grid (an even number for 4:2:0) and keeps width and height, so the crop moves by at most one pixel.
-/// FFmpeg's `crop` filter rounds likewise, and also shortens odd sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CropBox {
     pub x: u32,

@@ -1,6 +1,8 @@
 //! A decoder on one thread, fed packet by packet.
 
-use ffmpeg_next::codec::Context;
+use std::cell::RefCell;
+
+use ffmpeg_next::codec::{Context, Id};
 use ffmpeg_next::decoder::Opened;
 use ffmpeg_next::frame::Video as Frame;
 use ffmpeg_next::{Discard, Error, Packet, ffi};
@@ -14,9 +16,69 @@ const MAX_PIXELS: i64 = 1 << 26;
 pub struct Decoder {
     opened: Opened,
     frame: Frame,
+    /// Set when others may have this decoder afterwards.
+    key: Option<Key>,
+}
+
+/// What two streams have in common that one decoder can serve.
+#[derive(PartialEq)]
+struct Key {
+    id: Id,
+    size: (u32, u32),
+    config: Vec<u8>,
+}
+
+/// Decoders that a thread keeps for files to come.
+const MAX_IDLE: usize = 2;
+
+thread_local! {
+    /// Their picture buffers stay allocated, and in the processor's cache.
+    static IDLE: RefCell<Vec<Decoder>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Decoder {
+    /// A decoder that an earlier stream with the same headers left behind on this thread, or a new one. It must be
+    /// flushed before the first packet.
+    ///
+    /// Only where libavcodec keeps nothing between streams but what those headers say: H.264 and HEVC.
+    pub fn reuse(container: &Container) -> Result<Decoder, VideoError> {
+        let id = container.stream().parameters().id();
+        let config = container.config();
+        if !matches!(id, Id::H264 | Id::HEVC) || config.is_empty() {
+            return Decoder::open(container);
+        }
+        let key = Some(Key { id, size: container.size(), config: config.to_vec() });
+        let idle = IDLE.with_borrow_mut(|idle| {
+            let at = idle.iter().position(|decoder| decoder.key == key)?;
+            Some(idle.remove(at))
+        });
+        match idle {
+            Some(mut decoder) => {
+                decoder.skip_loop_filter(false);
+                // SAFETY: a live context, between two streams.
+                unsafe { (*decoder.opened.as_mut_ptr()).pkt_timebase = container.stream().time_base().into() };
+                Ok(decoder)
+            }
+            None => Ok(Decoder { key, ..Decoder::open(container)? }),
+        }
+    }
+
+    /// Leaves a decoder that has met no fault to the next stream.
+    pub fn recycle(mut self) {
+        if self.key.is_none() {
+            return;
+        }
+        self.flush();
+        // At the end of a thread there is no next stream.
+        let _ = IDLE.try_with(|idle| {
+            let mut idle = idle.borrow_mut();
+            idle.push(self);
+            if idle.len() > MAX_IDLE {
+                idle.remove(0);
+            }
+        });
+    }
+
     pub fn open(container: &Container) -> Result<Decoder, VideoError> {
         let path = container.path();
         let stream = container.stream();
@@ -39,7 +101,7 @@ impl Decoder {
             (*context).pkt_timebase = stream.time_base().into();
         }
         let opened = context.decoder().open_as(codec).map_err(unreadable)?;
-        Ok(Decoder { opened, frame: Frame::empty() })
+        Ok(Decoder { opened, frame: Frame::empty(), key: None })
     }
 
     /// Feeds a packet; the decoder must have been emptied with [`Decoder::next_frame`] before.
@@ -47,10 +109,15 @@ impl Decoder {
         self.opened.send_packet(packet)
     }
 
+    /// Whether the pictures of the next packets go without the loop filter.
+    pub fn skip_loop_filter(&mut self, skip: bool) {
+        self.opened.skip_loop_filter(if skip { Discard::All } else { Discard::Default });
+    }
+
     /// Lets the decoder read a packet's headers without its picture; errors come back when it is decoded.
-    pub fn read_headers(&mut self, packet: &Packet) {
+    pub fn read_headers(&mut self, headers: &[u8]) {
         self.opened.skip_frame(Discard::All);
-        let _ = self.opened.send_packet(packet);
+        let _ = self.opened.send_packet(&Packet::copy(headers));
         self.opened.skip_frame(Discard::Default);
     }
 

@@ -31,7 +31,7 @@ pub struct Gop {
 /// Why frame numbers cannot be predicted: the frames must then be counted while decoding in order.
 pub type Mistrust = &'static str;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Index {
     entries: Vec<Entry>,
     gops: Vec<Gop>,
@@ -102,6 +102,14 @@ impl Index {
             end = packets.iter().map(|e| e.pts).max().unwrap_or(end);
         }
         Ok(())
+    }
+
+    /// Memory that it takes, about.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.entries)
+            + size_of_val(&*self.gops)
+            + size_of_val(&*self.by_pts)
+            + size_of_val(&*self.ordinals)
     }
 
     pub fn num_frames(&self) -> u64 {

@@ -17,8 +17,8 @@ const NUM_PEEKED: usize = 17;
 impl Container {
     /// Indexes the stream: from the container's table where it is whole, else by reading every packet once.
     /// Leaves the demuxer anywhere.
-    /// The first packet comes with it.
-    pub fn index(&mut self, syntax: Syntax) -> Result<Result<(Index, Packet), Mistrust>, VideoError> {
+    /// The headers in the first packet come with it.
+    pub fn index(&mut self, syntax: Syntax) -> Result<Result<(Index, Vec<u8>), Mistrust>, VideoError> {
         let mut packet = Packet::empty();
         let is_mov = self.format().starts_with("mov");
         if !is_mov && !self.format().starts_with("matroska") && self.format() != "avi" {
@@ -31,7 +31,7 @@ impl Container {
                 Err(reason) => return Ok(Err(reason)),
             };
             return match Index::from_table(entries) {
-                Ok(index) => self.check_table(index),
+                Ok(index) => self.check_table(index, syntax),
                 Err(reason) => Ok(Err(reason)),
             };
         }
@@ -49,7 +49,7 @@ impl Container {
                 key: packet.is_key(),
                 shown: content.shown && !cut,
             });
-            first.get_or_insert_with(|| packet.clone());
+            first.get_or_insert_with(|| headers(syntax, &packet));
         }
         let first = first.ok_or("no packets");
         Ok(first.and_then(|first| Ok((Index::from_packets(entries)?, first))))
@@ -86,7 +86,7 @@ impl Container {
 
     /// Compares the first packets with the table, and refuses a stream that shows pictures before its first
     /// key frame.
-    fn check_table(&mut self, index: Index) -> Result<Result<(Index, Packet), Mistrust>, VideoError> {
+    fn check_table(&mut self, index: Index, syntax: Syntax) -> Result<Result<(Index, Vec<u8>), Mistrust>, VideoError> {
         let mut packet = Packet::empty();
         let mut first = None;
         let mut first_pts = None;
@@ -104,10 +104,14 @@ impl Container {
             if pts < *first_pts.get_or_insert(pts) {
                 return Ok(Err("pictures before the first key frame"));
             }
-            first.get_or_insert_with(|| packet.clone());
+            first.get_or_insert_with(|| headers(syntax, &packet));
         }
         Ok(first.map(|first| (index, first)).ok_or("no packets"))
     }
+}
+
+fn headers(syntax: Syntax, first: &Packet) -> Vec<u8> {
+    syntax.headers(first.data().unwrap_or(&[])).to_vec()
 }
 
 /// Whether an MP4 file goes on in fragments (`moof`), which libavformat indexes only as it meets them.

@@ -10,20 +10,29 @@
 
 pub mod crop;
 mod error;
+mod stages;
 
 #[cfg(feature = "video")]
 #[doc(hidden)] // for tests with damaged packets
 pub mod bitstream;
 #[cfg(feature = "video")]
+mod cache;
+#[cfg(feature = "video")]
+mod colour;
+#[cfg(feature = "video")]
 mod container;
 #[cfg(feature = "video")]
 mod decoder;
+#[cfg(feature = "video")]
+mod filter;
 #[cfg(feature = "video")]
 mod index;
 #[cfg(feature = "video")]
 mod indexing;
 #[cfg(feature = "video")]
 mod orientation;
+#[cfg(feature = "video")]
+mod planes;
 #[cfg(feature = "video")]
 mod reader;
 #[cfg(feature = "video")]
@@ -32,12 +41,17 @@ mod scale;
 mod seek;
 #[cfg(feature = "video")]
 mod sequential;
+#[cfg(feature = "video")]
+mod sps;
+#[cfg(feature = "video")]
+mod sws;
 #[cfg(not(feature = "video"))]
 mod unavailable;
 
 pub use crop::{CropBox, Read, center_square, multi_scale_crop, random_resized_crop, square_along};
 pub use error::VideoError;
 #[cfg(feature = "video")]
-pub use reader::VideoReader;
+pub use reader::{ReadOptions, VideoReader};
+pub use stages::Stages;
 #[cfg(not(feature = "video"))]
-pub use unavailable::VideoReader;
+pub use unavailable::{ReadOptions, VideoReader};

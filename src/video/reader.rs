@@ -1,16 +1,19 @@
 //! The public face of decoding: open a file, read frames.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ffmpeg_next::frame::Video as Frame;
 
-use super::VideoError;
-use super::container::Container;
+use super::cache::{self, Known};
+use super::container::{Container, Probing};
 use super::crop::{CropBox, Read};
 use super::orientation::Orientation;
 use super::scale::Scaler;
 use super::seek::Seeker;
 use super::sequential::Sequential;
+use super::stages::timed;
+use super::{Stages, VideoError};
 
 /// Smaller pictures are refused: less than a macroblock a side carries nothing to learn from.
 const MIN_SIDE_PX: u32 = 16;
@@ -21,9 +24,10 @@ const MIN_SIDE_PX: u32 = 16;
 /// whose index can be trusted are decoded from the key frame before each wanted frame; all others, and those
 /// whose decoder contradicts the index, from the start. See `seek.rs` for what is checked.
 ///
-/// Costs: opening probes the file (and reads it once unless it is an unfragmented MP4 or MOV); a file without
-/// a trusted index is decoded once to count its frames. No stage (opening, counting, reading) goes on for longer
-/// than 120 s.
+/// Costs: opening reads the file's table of contents; where that does not tell all (other containers than MP4 and MOV,
+/// other codecs than H.264) it probes the file, and reads it once to index it; a file without a trusted index is decoded
+/// once to count its frames. What was learnt is kept for the next time (`cache.rs`), and so is the decoder, for the
+/// next file of its kind. No stage (opening, counting, reading) goes on for longer than 120 s.
 pub struct VideoReader {
     path: PathBuf,
     /// Stored size, before rotation.
@@ -37,16 +41,34 @@ pub struct VideoReader {
     seeker: Option<Seeker>,
     sequential: Option<Sequential>,
     scaler: Scaler,
+    stages: Stages,
+}
+
+/// How a file is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadOptions {
+    /// Leave the loop filter out of pictures that are decoded only because others refer to them. Faster, but what
+    /// refers to them inherits the difference: see "Decoding" in `benches/NOTES.md`.
+    pub fast_loop_filter: bool,
 }
 
 /// What is asked for: which frames, the part used of each, the size it gets, and which way round.
 #[derive(Clone, Copy)]
 struct Request<'a> {
     frames: &'a [u64],
-    crop: CropBox,
+    /// The whole picture as it is, without scaling, where `None`.
+    crop: Option<CropBox>,
     width: u32,
     height: u32,
     flip: bool,
+}
+
+impl Drop for VideoReader {
+    fn drop(&mut self) {
+        if let Some(seeker) = self.seeker.take() {
+            seeker.recycle();
+        }
+    }
 }
 
 impl Request<'_> {
@@ -60,10 +82,16 @@ impl VideoReader {
     /// When the file is missing, unreadable, encrypted, without video or without a single frame, tiny, or
     /// turned by an angle other than a multiple of 90 degrees.
     pub fn open(path: &Path) -> Result<VideoReader, VideoError> {
-        let mut container = Container::open(path)?;
+        VideoReader::open_with(path, ReadOptions::default())
+    }
+
+    /// # Errors
+    /// As [`VideoReader::open`].
+    pub fn open_with(path: &Path, options: ReadOptions) -> Result<VideoReader, VideoError> {
+        let mut stages = Stages::default();
+        let mut container = timed(&mut stages.open, || Container::open(path, Probing::WhereNeeded))?;
         let orientation = container.orientation()?;
         let stored = container.size();
-        let (width, height) = stored;
         let mut reader = VideoReader {
             path: path.to_owned(),
             stored,
@@ -75,22 +103,37 @@ impl VideoReader {
             seeker: None,
             sequential: None,
             scaler: Scaler::new(),
+            stages,
         };
-        let index = match container.syntax() {
-            Ok(syntax) => container.index(syntax)?.map(|index| (syntax, index)),
-            Err(reason) => Err(reason),
+        let stamp = container.stamp();
+        let known = match cache::get(path, stamp) {
+            Some(known) => known,
+            None => {
+                let known = reader.learn(&mut container)?;
+                cache::put(path, stamp, known.clone());
+                known
+            }
         };
-        match index {
-            Ok((syntax, index)) => {
-                reader.num_frames = index.0.num_frames();
+        match (known, container.syntax()) {
+            (Known::Indexed { index, headers }, Ok(syntax)) => {
+                // Sets within the stream may contradict the header that probing was left out for.
+                if !container.is_probed() && syntax.has_parameter_sets(&headers) {
+                    container = timed(&mut reader.stages.open, || Container::open(path, Probing::Always))?;
+                    reader.stored = container.size();
+                }
+                reader.num_frames = index.num_frames();
                 reader.fps = container.fps(reader.num_frames);
-                reader.seeker = Some(Seeker::new(container, syntax, index)?);
+                let seeker = || Seeker::new(container, syntax, index, headers, options.fast_loop_filter);
+                reader.seeker = Some(timed(&mut reader.stages.open, seeker)?);
             }
-            Err(reason) => {
-                reader.count_frames(reason)?;
-                reader.fps = container.fps(reader.num_frames);
+            (Known::Counted { num_frames, num_errors }, _) => {
+                reader.num_frames = num_frames;
+                reader.num_errors = num_errors;
+                reader.fps = container.fps(num_frames);
             }
+            (Known::Indexed { .. }, Err(_)) => {}
         }
+        let (width, height) = reader.stored;
         if reader.num_frames == 0 {
             return Err(VideoError::NoFrames { path: path.to_owned() });
         }
@@ -121,11 +164,16 @@ impl VideoReader {
         self.num_frames
     }
 
-    /// Reads frames, crops, scales (bicubic) and converts them.
+    /// Where the time went so far.
+    pub fn stages(&self) -> Stages {
+        self.seeker.as_ref().map_or(self.stages, |seeker| self.stages + seeker.stages)
+    }
+
+    /// Reads frames, crops, scales (bilinear, antialiased: Note [Scaling] in `scale.rs`) and converts them.
     ///
     /// # Shapes
     /// - `frames`: ascending frame numbers, repeats allowed
-    /// - `crop`: in display pixels; see [`CropBox`] for its rounding
+    /// - `crop`: in display pixels
     /// - `out`: `[frames, out_px, out_px, 3]`, u8 RGB, all written on success
     ///
     /// # Errors
@@ -139,7 +187,7 @@ impl VideoReader {
         flip: bool,
         out: &mut [u8],
     ) -> Result<(), VideoError> {
-        let request = Request { frames, crop, width: out_px, height: out_px, flip };
+        let request = Request { frames, crop: Some(crop), width: out_px, height: out_px, flip };
         self.read_into(&mut [(request, out)])
     }
 
@@ -151,19 +199,20 @@ impl VideoReader {
         let mut targets: Vec<(Request, &mut [u8])> = reads
             .iter_mut()
             .map(|Read { frames, crop, flip, out }| {
-                (Request { frames, crop: *crop, width: out_px, height: out_px, flip: *flip }, &mut **out)
+                (Request { frames, crop: Some(*crop), width: out_px, height: out_px, flip: *flip }, &mut **out)
             })
             .collect();
         self.read_into(&mut targets)
     }
 
-    /// Reads whole frames without scaling: `out` is `[frames, height, width, 3]`, u8 RGB.
+    /// Reads whole frames without scaling: `out` is `[frames, height, width, 3]`, u8 RGB, equal to the bit to what the
+    /// ffmpeg program gives as `rgb24` with its default settings.
     ///
     /// # Errors
     /// As [`VideoReader::read`].
     pub fn read_native(&mut self, frames: &[u64], out: &mut [u8]) -> Result<(), VideoError> {
         let (width, height) = (self.width(), self.height());
-        let request = Request { frames, crop: CropBox::full(width, height), width, height, flip: false };
+        let request = Request { frames, crop: None, width, height, flip: false };
         self.read_into(&mut [(request, out)])
     }
 
@@ -188,26 +237,27 @@ impl VideoReader {
                 None => return Ok(()),
                 Some(reason) => {
                     tracing::debug!("decoding in order, {reason}: {}", self.path.display());
+                    self.stages += seeker.stages;
                     self.seeker = None;
                 }
             }
         }
         let mut pass = match self.sequential.take() {
             Some(pass) if wanted.first().is_some_and(|&k| k >= pass.position()) => pass,
-            _ => Sequential::new(Container::open(&self.path)?)?,
+            _ => timed(&mut self.stages.open, || Sequential::new(&self.path))?,
         };
         pass.start_clock();
         for &ordinal in &wanted {
             loop {
                 let position = pass.position();
                 let num_errors = pass.num_errors();
-                let Some(frame) = pass.next()? else {
+                let Some(frame) = timed(&mut self.stages.decode, || pass.next())? else {
                     self.num_frames = position;
                     self.num_errors = num_errors;
                     return Err(self.beyond_end(ordinal));
                 };
                 if position == ordinal {
-                    picture.write(&mut self.scaler, ordinal, frame, targets)?;
+                    timed(&mut self.stages.convert, || picture.write(&mut self.scaler, ordinal, frame, targets))?;
                     break;
                 }
             }
@@ -216,14 +266,22 @@ impl VideoReader {
         Ok(())
     }
 
-    /// Decodes the whole file to learn how many frames it has.
-    fn count_frames(&mut self, reason: &str) -> Result<(), VideoError> {
-        tracing::debug!("counting frames, {reason}: {}", self.path.display());
-        let mut pass = Sequential::new(Container::open(&self.path)?)?;
-        while pass.next()?.is_some() {}
-        self.num_frames = pass.position();
-        self.num_errors = pass.num_errors();
-        Ok(())
+    /// Indexes the file, or decodes all of it to learn how many frames it has.
+    fn learn(&mut self, container: &mut Container) -> Result<Known, VideoError> {
+        timed(&mut self.stages.index, || {
+            let index = match container.syntax() {
+                Ok(syntax) => container.index(syntax)?,
+                Err(reason) => Err(reason),
+            };
+            let reason = match index {
+                Ok((index, headers)) => return Ok(Known::Indexed { index: Arc::new(index), headers: headers.into() }),
+                Err(reason) => reason,
+            };
+            tracing::debug!("counting frames, {reason}: {}", self.path.display());
+            let mut pass = Sequential::new(&self.path)?;
+            while pass.next()?.is_some() {}
+            Ok(Known::Counted { num_frames: pass.position(), num_errors: pass.num_errors() })
+        })
     }
 
     fn beyond_end(&self, frame: u64) -> VideoError {
@@ -246,7 +304,7 @@ impl VideoReader {
             return refuse(format!("frame numbers must ascend, got {frames:?}"));
         }
         let (width, height) = (self.width(), self.height());
-        if !crop.fits(width, height) {
+        if let Some(crop) = crop.filter(|crop| !crop.fits(width, height)) {
             return refuse(format!("{crop:?} does not lie within {width}x{height}"));
         }
         let sides = [request.width, request.height];
@@ -302,13 +360,15 @@ impl Picture<'_> {
             if first == end {
                 continue;
             }
-            let crop = self.orientation.to_stored(request.crop, shown_w, shown_h);
+            let crop = request.crop.map(|crop| self.orientation.to_stored(crop, shown_w, shown_h));
             let orientation = self.orientation.mirrored(request.flip);
             let places = &mut out[first * frame_bytes..end * frame_bytes];
             let (one, repeats) = places.split_at_mut(frame_bytes);
-            scaler
-                .convert(frame, crop, orientation, request.width, request.height, one)
-                .map_err(|format| VideoError::PixelFormat { path: self.path.to_owned(), format })?;
+            let written = match crop {
+                Some(crop) => scaler.part(frame, crop, orientation, request.width, request.height, one),
+                None => scaler.whole(frame, orientation, one),
+            };
+            written.map_err(|format| VideoError::PixelFormat { path: self.path.to_owned(), format })?;
             for repeat in repeats.chunks_exact_mut(frame_bytes) {
                 repeat.copy_from_slice(one);
             }

@@ -1,70 +1,89 @@
-//! Crop, scale and colour conversion in one call of libswscale: no full-size RGB picture is ever made.
+//! Crop, antialiased scaling, mirroring and colour conversion in one pass over the decoded planes.
+//!
+//! Note [Scaling]: the result is defined as Pillow's `resize(size, BILINEAR, box)` of each plane (`filter.rs`), then
+//! the matrix to RGB (`colour.rs`), then rounding to bytes. The box of a subsampled plane is the crop divided by
+//! the subsampling, fractions included: chroma counts as lying in the middle of its pixels, as libswscale has it by
+//! default. Only what the crop needs is read, and no full-size RGB picture is made. Pictures whose samples are not
+//! bytes in planes (10 bits, packed, palettes) go through libswscale to such a format first.
 
-use std::ptr;
+use std::iter;
 
-use ffmpeg_next::ffi;
 use ffmpeg_next::frame::Video as Frame;
-use ffmpeg_next::software::scaling::Flags;
 
+use super::colour::convert_row;
 use super::crop::CropBox;
+#[cfg(target_arch = "x86_64")]
+use super::filter::block_avx2;
+use super::filter::{Axis, BLOCK, Group, Span, block, scale_columns, scale_rows};
 use super::orientation::Orientation;
+use super::planes::{Plane, Planes};
+use super::sws::Converter;
 
-/// Bicubic, as AVION's decoder (FFmpeg's default for its `scale` filter).
-const FILTER: Flags = Flags::BICUBIC;
-
-/// The matrix that libswscale takes for BT.601.
-const UNSPECIFIED: i32 = ffi::AVColorSpace::AVCOL_SPC_UNSPECIFIED as i32;
-
-/// Its vector code works on groups of this many pixels. It may write a whole group where a row ends within one,
-/// and where the stride leaves no room for that, it leaves the last pixels out.
-const GROUP_PX: u32 = 16;
-
-/// Rows of the scratch picture start at multiples of this, for aligned stores.
-const ROW_ALIGN_BYTES: usize = 64;
-
-/// Everything that a conversion depends on, except the pixels.
+/// Everything that the weights depend on.
 #[derive(Clone, Copy, PartialEq)]
 struct Geometry {
-    format: i32,
-    matrix: i32,
-    range: i32,
-    width: u32,
-    height: u32,
-    out_width: u32,
-    out_height: u32,
+    /// Width and height of the first plane and of the others.
+    sizes: [(usize, usize); 2],
+    chroma_shift: [u32; 2],
+    crop: CropBox,
+    out: (usize, usize),
+    mirror: (bool, bool),
 }
 
-/// A libswscale context, kept while the geometry stays the same.
+/// Weights and working memory, kept while the geometry stays the same.
 pub struct Scaler {
-    context: *mut ffi::SwsContext,
+    converter: Converter,
     geometry: Option<Geometry>,
+    /// Of the first plane and of the others.
+    axes: [Axes; 2],
+    rows: Rows,
+    /// A picture that is still to be transposed.
     scratch: Vec<u8>,
 }
 
-// SAFETY: the context belongs to this value alone and has no ties to a thread.
-unsafe impl Send for Scaler {}
+#[derive(Default)]
+struct Axes {
+    columns: Axis,
+    rows: Axis,
+}
 
-impl Drop for Scaler {
-    fn drop(&mut self) {
-        // SAFETY: the pointer is null or came from `sws_getContext`.
-        unsafe { ffi::sws_freeContext(self.context) }
-    }
+/// What of one output row is on its way.
+#[derive(Default)]
+struct Rows {
+    /// A plane's row between the vertical and the horizontal pass.
+    sums: Vec<i16>,
+    /// The row of each plane after both, up to a multiple of [`BLOCK`].
+    scaled: [Vec<i16>; 3],
 }
 
 impl Scaler {
     pub fn new() -> Scaler {
-        Scaler { context: ptr::null_mut(), geometry: None, scratch: Vec::new() }
+        Scaler {
+            converter: Converter::new(),
+            geometry: None,
+            axes: Default::default(),
+            rows: Rows::default(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Writes a whole picture without scaling: see [`Converter::rgb`].
+    ///
+    /// # Errors
+    /// The name of a pixel format that libswscale cannot read.
+    pub fn whole(&mut self, frame: &Frame, orientation: Orientation, out: &mut [u8]) -> Result<(), String> {
+        self.converter.rgb(frame, orientation, out)
     }
 
     /// Writes the part `crop` of a decoded picture, in stored coordinates, as it is shown.
     ///
     /// # Shapes
-    /// - `crop`: within the frame; see Note [Chroma alignment] in `crop.rs`
+    /// - `crop`: within the frame
     /// - `out`: `[height, width, 3]` u8 RGB, after `orientation`
     ///
     /// # Errors
     /// The name of a pixel format that libswscale cannot read.
-    pub fn convert(
+    pub fn part(
         &mut self,
         frame: &Frame,
         crop: CropBox,
@@ -73,164 +92,104 @@ impl Scaler {
         height: u32,
         out: &mut [u8],
     ) -> Result<(), String> {
+        let converted;
+        let planes = match Planes::of(frame) {
+            Some(planes) => planes,
+            None => {
+                converted = self.converter.planar(frame)?;
+                Planes::of(converted).ok_or_else(|| format!("{:?}", frame.format()))?
+            }
+        };
         let (stored_w, stored_h) = orientation.turn(width, height);
-        let (planes, strides) = cropped_planes(frame, crop)?;
-        self.prepare(frame, crop, stored_w, stored_h)?;
+        let turned = orientation.transpose;
+        let mirror = if turned { (false, false) } else { (orientation.flip_x, orientation.flip_y) };
+        let [first, second, _] = planes.planes;
+        let geometry = Geometry {
+            sizes: [first, second].map(|plane| (plane.width, plane.height)),
+            chroma_shift: planes.chroma_shift,
+            crop,
+            out: (stored_w as usize, stored_h as usize),
+            mirror,
+        };
+        if self.geometry != Some(geometry) {
+            self.axes = geometry.axes();
+            self.rows.fit(&self.axes, geometry.out.0);
+            self.geometry = Some(geometry);
+        }
         let row_bytes = 3 * stored_w as usize;
-        // Straight into `out` only where no group of pixels sticks out of a row.
-        let direct = orientation == Orientation::default() && stored_w.is_multiple_of(GROUP_PX);
-        let stride = if direct {
-            row_bytes
+        if turned {
+            self.scratch.resize(row_bytes * stored_h as usize, 0);
+            scale(&self.axes, &planes, &mut self.rows, stored_w as usize, &mut self.scratch);
+            orientation.place(&self.scratch, row_bytes, out, width as usize);
         } else {
-            let stride = padded_row_bytes(stored_w);
-            self.scratch.resize(stride * stored_h as usize + 2 * ROW_ALIGN_BYTES, 0);
-            stride
-        };
-        let target = if direct { out.as_mut_ptr() } else { self.scratch.as_mut_ptr() };
-        let targets = [target, ptr::null_mut(), ptr::null_mut(), ptr::null_mut()];
-        let out_strides = [stride as i32, 0, 0, 0];
-        // SAFETY: the context was made for this crop's size and format; the planes lie within the frame, whose
-        // buffers FFmpeg pads for its own vector code; the target holds `stored_h` rows of `stride` bytes.
-        let rows = unsafe {
-            ffi::sws_scale(
-                self.context,
-                planes.as_ptr(),
-                strides.as_ptr(),
-                0,
-                crop.height as i32,
-                targets.as_ptr(),
-                out_strides.as_ptr(),
-            )
-        };
-        if rows != stored_h as i32 {
-            return Err(format_name(frame));
-        }
-        if !direct {
-            orientation.place(&self.scratch, stride, out, width as usize);
+            scale(&self.axes, &planes, &mut self.rows, stored_w as usize, out);
         }
         Ok(())
     }
+}
 
-    /// Makes the context for a frame's format and colours, unless it is there.
-    fn prepare(&mut self, frame: &Frame, crop: CropBox, out_width: u32, out_height: u32) -> Result<(), String> {
-        // SAFETY: a frame wrapper always holds an allocated AVFrame.
-        let (format, matrix, range) = unsafe {
-            let frame = &*frame.as_ptr();
-            (frame.format, frame.colorspace as i32, frame.color_range as i32)
+impl Geometry {
+    fn axes(&self) -> [Axes; 2] {
+        let crop = self.crop;
+        let axes = |(width, height): (usize, usize), [shift_x, shift_y]: [u32; 2]| {
+            let part = |value: u32, shift: u32| f64::from(value) / f64::from(1 << shift);
+            let span = |size, from, len, shift, out, reverse| {
+                Axis::new(Span { size, from: part(from, shift), len: part(len, shift), out, reverse })
+            };
+            Axes {
+                columns: span(width, crop.x, crop.width, shift_x, self.out.0, self.mirror.0),
+                rows: span(height, crop.y, crop.height, shift_y, self.out.1, self.mirror.1),
+            }
         };
-        let geometry =
-            Geometry { format, matrix, range, width: crop.width, height: crop.height, out_width, out_height };
-        if self.geometry == Some(geometry) {
-            return Ok(());
-        }
-        self.geometry = None;
-        // SAFETY: plain values; the old context is freed once and replaced by null or a new one.
-        unsafe {
-            ffi::sws_freeContext(self.context);
-            self.context = ffi::sws_getContext(
-                crop.width as i32,
-                crop.height as i32,
-                frame.format().into(),
-                out_width as i32,
-                out_height as i32,
-                ffi::AVPixelFormat::AV_PIX_FMT_RGB24,
-                FILTER.bits(),
-                ptr::null_mut(),
-                ptr::null_mut(),
-                ptr::null(),
-            );
-        }
-        if self.context.is_null() {
-            return Err(format_name(frame));
-        }
-        self.set_colours(matrix, range);
-        self.geometry = Some(geometry);
-        Ok(())
+        [axes(self.sizes[0], [0, 0]), axes(self.sizes[1], self.chroma_shift)]
     }
+}
 
-    /// Tells libswscale the matrix and range of the frame, as FFmpeg's `scale` filter does: an unspecified
-    /// matrix is BT.601, an unspecified range is what the pixel format implies.
-    fn set_colours(&mut self, matrix: i32, range: i32) {
-        let mut inverse = ptr::null_mut();
-        let mut table = ptr::null_mut();
-        let (mut in_full, mut out_full) = (0, 0);
-        let (mut brightness, mut contrast, mut saturation) = (0, 0, 0);
-        // SAFETY: the context is not null; all other pointers are to live locals. The coefficient tables are
-        // static in libswscale. Formats without a matrix (RGB) answer with an error that changes nothing.
-        unsafe {
-            ffi::sws_getColorspaceDetails(
-                self.context,
-                &mut inverse,
-                &mut in_full,
-                &mut table,
-                &mut out_full,
-                &mut brightness,
-                &mut contrast,
-                &mut saturation,
-            );
-            if range != ffi::AVColorRange::AVCOL_RANGE_UNSPECIFIED as i32 {
-                in_full = i32::from(range == ffi::AVColorRange::AVCOL_RANGE_JPEG as i32);
-            }
-            let coefficients = ffi::sws_getCoefficients(if matrix < 1 { UNSPECIFIED } else { matrix });
-            ffi::sws_setColorspaceDetails(
-                self.context,
-                coefficients,
-                in_full,
-                coefficients,
-                out_full,
-                brightness,
-                contrast,
-                saturation,
-            );
+impl Rows {
+    fn fit(&mut self, axes: &[Axes; 2], width: usize) {
+        let len = axes.iter().map(|axes| axes.columns.padded_len()).max().unwrap_or(0);
+        self.sums.clear();
+        self.sums.resize(len, 0);
+        for row in &mut self.scaled {
+            row.resize(width.next_multiple_of(BLOCK), 0);
         }
     }
 }
 
-fn padded_row_bytes(width: u32) -> usize {
-    (3 * width.next_multiple_of(GROUP_PX) as usize).next_multiple_of(ROW_ALIGN_BYTES)
-}
-
-type Planes = ([*const u8; 4], [i32; 4]);
-
-/// The planes of a frame, moved to the crop's corner (rounded down to the chroma grid).
-fn cropped_planes(frame: &Frame, crop: CropBox) -> Result<Planes, String> {
-    // SAFETY: descriptors are static; the frame holds a decoded picture of this format and the crop lies
-    // within it, so every moved pointer stays inside its plane.
-    unsafe {
-        let format = frame.format().into();
-        let Some(descriptor) = ffi::av_pix_fmt_desc_get(format).as_ref() else {
-            return Err(format_name(frame));
-        };
-        let unsupported = ffi::AV_PIX_FMT_FLAG_BITSTREAM | ffi::AV_PIX_FMT_FLAG_HWACCEL;
-        if descriptor.flags & unsupported as u64 != 0 {
-            return Err(format_name(frame));
-        }
-        let palette = descriptor.flags & ffi::AV_PIX_FMT_FLAG_PAL as u64 != 0;
-        let x = crop.x >> descriptor.log2_chroma_w << descriptor.log2_chroma_w;
-        let y = crop.y >> descriptor.log2_chroma_h << descriptor.log2_chroma_h;
-        let picture = &*frame.as_ptr();
-        let mut planes = [ptr::null(); 4];
-        let mut strides = [0; 4];
-        for plane in 0..4 {
-            let data = picture.data[plane].cast_const();
-            if data.is_null() || (palette && plane > 0) {
-                planes[plane] = data;
-                strides[plane] = picture.linesize[plane];
-                continue;
-            }
-            let is_chroma = plane == 1 || plane == 2;
-            let row = if is_chroma { y >> descriptor.log2_chroma_h } else { y };
-            let column_bytes = ffi::av_image_get_linesize(format, x as i32, plane as i32);
-            if column_bytes < 0 {
-                return Err(format_name(frame));
-            }
-            strides[plane] = picture.linesize[plane];
-            planes[plane] = data.offset(row as isize * strides[plane] as isize + column_bytes as isize);
-        }
-        Ok((planes, strides))
+fn scale(axes: &[Axes; 2], planes: &Planes, rows: &mut Rows, width: usize, out: &mut [u8]) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has AVX2.
+        return unsafe { scale_avx2(axes, planes, rows, width, out) };
     }
+    scale_with(axes, planes, rows, width, out, block);
 }
 
-fn format_name(frame: &Frame) -> String {
-    frame.format().descriptor().map_or("unknown", |descriptor| descriptor.name()).to_owned()
+/// The same code as for any processor, compiled for this kind.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn scale_avx2(axes: &[Axes; 2], planes: &Planes, rows: &mut Rows, width: usize, out: &mut [u8]) {
+    scale_with(axes, planes, rows, width, out, |samples, starts, weights| block_avx2(samples, starts, weights));
+}
+
+#[inline(always)]
+fn scale_with(
+    axes: &[Axes; 2],
+    planes: &Planes,
+    rows: &mut Rows,
+    width: usize,
+    out: &mut [u8],
+    block: impl Fn(&[i16], &[u32; BLOCK], &[[Group; BLOCK]]) -> [i16; BLOCK] + Copy,
+) {
+    let Rows { sums, scaled } = rows;
+    let [first, second, third] = scaled;
+    for (y, out) in out.chunks_exact_mut(3 * width).enumerate() {
+        let scaled = iter::once(&mut *first).chain([&mut *second, &mut *third]);
+        for ((plane, scaled), axes) in planes.planes.iter().zip(scaled).zip([&axes[0], &axes[1], &axes[1]]) {
+            let Plane { samples, stride, .. } = *plane;
+            scale_rows(&axes.rows, y, samples, stride, &axes.columns, sums);
+            scale_columns(&axes.columns, sums, scaled, block);
+        }
+        convert_row(planes.colour, [first, second, third], out);
+    }
 }

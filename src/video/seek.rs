@@ -5,6 +5,8 @@
 //! and the caller counts pictures from the start instead.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
 
 use ffmpeg_next::Packet;
 use ffmpeg_next::frame::Video as Frame;
@@ -14,6 +16,7 @@ use super::bitstream::Syntax;
 use super::container::Container;
 use super::decoder::{Decoder, is_damaged};
 use super::index::{Gop, Index, Mistrust};
+use super::stages::{Stages, timed};
 
 /// How a run ended.
 pub enum Outcome {
@@ -30,10 +33,13 @@ pub struct Seeker {
     decoder: Decoder,
     container: Container,
     syntax: Syntax,
-    index: Index,
-    /// The stream's first packet, until the decoder has seen it. Encoders name themselves there, and libavcodec
-    /// decodes the streams of some (old x264, DivX, Xvid) by their own rules.
-    first_packet: Option<Packet>,
+    index: Arc<Index>,
+    /// Headers of the stream's first packet, until the decoder has seen them. Encoders name themselves there, and
+    /// libavcodec decodes the streams of some (old x264, DivX, Xvid) by their own rules.
+    headers: Option<Arc<[u8]>>,
+    /// Pictures that are not shown go without the loop filter.
+    fast_loop_filter: bool,
+    pub stages: Stages,
 }
 
 /// A packet that waits for its frame number, or for its turn.
@@ -71,9 +77,18 @@ impl Seeker {
     pub fn new(
         container: Container,
         syntax: Syntax,
-        (index, first_packet): (Index, Packet),
+        index: Arc<Index>,
+        headers: Arc<[u8]>,
+        fast_loop_filter: bool,
     ) -> Result<Seeker, VideoError> {
-        Ok(Seeker { decoder: Decoder::open(&container)?, container, syntax, index, first_packet: Some(first_packet) })
+        let decoder = Decoder::reuse(&container)?;
+        let headers = Some(headers);
+        Ok(Seeker { decoder, container, syntax, index, headers, fast_loop_filter, stages: Stages::default() })
+    }
+
+    /// Leaves the decoder to the next file.
+    pub fn recycle(self) {
+        self.decoder.recycle();
     }
 
     pub fn start_clock(&self) {
@@ -102,7 +117,7 @@ impl Seeker {
                     }
                     Outcome::StartEarlier { key_is_false } => {
                         if key_is_false {
-                            self.index.join_to_previous(start);
+                            Arc::make_mut(&mut self.index).join_to_previous(start);
                         }
                         start -= 1;
                     }
@@ -120,16 +135,22 @@ impl Seeker {
         wanted: &[u64],
         emit: &mut dyn FnMut(u64, &Frame) -> Result<(), VideoError>,
     ) -> Result<Outcome, VideoError> {
-        let Some(first) = self.land(self.index.gops()[gop])? else {
+        let demux = self.stages.demux;
+        let start = Instant::now();
+        let landed = self.land(self.index.gops()[gop])?;
+        self.stages.demux = demux;
+        self.stages.seek += start.elapsed();
+        let Some(first) = landed else {
             return Ok(Outcome::Mistrust("seeking misses the key frame"));
         };
         if !self.syntax.is_random_access(first.packet.data().unwrap_or(&[])) {
             return Ok(Outcome::StartEarlier { key_is_false: true });
         }
-        if let Some(packet) = self.first_packet.take()
+        if let Some(headers) = self.headers.take()
             && gop > 0
+            && !headers.is_empty()
         {
-            self.decoder.read_headers(&packet);
+            self.decoder.read_headers(&headers);
         }
         self.decoder.flush();
         let mut run = Run {
@@ -192,7 +213,7 @@ impl Seeker {
     /// The demuxer's next packet with what the index and its own bytes say about it.
     fn next_packet(&mut self) -> Result<Result<Option<Waiting>, Mistrust>, VideoError> {
         let mut packet = Packet::empty();
-        if !self.container.read_packet(&mut packet)? {
+        if !timed(&mut self.stages.demux, || self.container.read_packet(&mut packet))? {
             return Ok(Ok(None));
         }
         let Some(pts) = packet.pts() else {
@@ -238,7 +259,10 @@ impl Seeker {
                 run.owed.insert(waiting.pts, ordinal);
             }
             // Pictures shown before the start may refer to what was not decoded: their errors do not count.
-            if self.decoder.send(&waiting.packet).is_err() && !leading {
+            if self.fast_loop_filter {
+                self.decoder.skip_loop_filter(!wanted);
+            }
+            if timed(&mut self.stages.decode, || self.decoder.send(&waiting.packet)).is_err() && !leading {
                 return Ok(Some(Outcome::Mistrust("a packet that does not decode")));
             }
             if let Some(reason) = self.receive(run, emit)? {
@@ -275,7 +299,7 @@ impl Seeker {
     ) -> Result<Option<Mistrust>, VideoError> {
         loop {
             self.container.check_clock("decoding")?;
-            match self.decoder.next_frame() {
+            match timed(&mut self.stages.decode, || self.decoder.next_frame()) {
                 Ok(true) => {}
                 Ok(false) => return Ok(None),
                 Err(_) => return Ok(Some("a picture that does not decode")),
@@ -293,7 +317,7 @@ impl Seeker {
                         return Ok(Some("a damaged picture"));
                     }
                     if run.wanted.binary_search(&ordinal).is_ok() {
-                        emit(ordinal, frame)?;
+                        timed(&mut self.stages.convert, || emit(ordinal, frame))?;
                     }
                 }
                 _ => return Ok(Some("a picture that was not expected")),

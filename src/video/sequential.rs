@@ -1,10 +1,12 @@
 //! Decoding from the start and counting: slow, and the definition of "frame k".
 
+use std::path::Path;
+
 use ffmpeg_next::Packet;
 use ffmpeg_next::frame::Video as Frame;
 
 use super::VideoError;
-use super::container::Container;
+use super::container::{Container, Probing};
 use super::decoder::Decoder;
 
 /// A pass over the whole file that goes on over errors, as the ffmpeg program does.
@@ -18,8 +20,9 @@ pub struct Sequential {
 }
 
 impl Sequential {
-    /// Starts at the file's first packet: `container` must be newly opened.
-    pub fn new(container: Container) -> Result<Sequential, VideoError> {
+    /// Starts at the file's first packet.
+    pub fn new(path: &Path) -> Result<Sequential, VideoError> {
+        let container = Container::open(path, Probing::Always)?;
         Ok(Sequential {
             decoder: Decoder::open(&container)?,
             container,

@@ -3,7 +3,13 @@
 use std::convert::Infallible;
 use std::path::Path;
 
-use super::{CropBox, Read, VideoError};
+use super::{CropBox, Read, Stages, VideoError};
+
+/// How a file would be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadOptions {
+    pub fast_loop_filter: bool,
+}
 
 /// A reader that cannot exist: this build has no video decoder.
 pub struct VideoReader {
@@ -15,6 +21,16 @@ impl VideoReader {
     /// Always [`VideoError::NotBuilt`].
     pub fn open(path: &Path) -> Result<VideoReader, VideoError> {
         Err(VideoError::NotBuilt { path: path.to_owned() })
+    }
+
+    /// # Errors
+    /// Always [`VideoError::NotBuilt`].
+    pub fn open_with(path: &Path, _options: ReadOptions) -> Result<VideoReader, VideoError> {
+        VideoReader::open(path)
+    }
+
+    pub fn stages(&self) -> Stages {
+        match self.never {}
     }
 
     pub fn width(&self) -> u32 {

@@ -1,6 +1,8 @@
 //! Shared by the integration tests: fixtures, comparison, and where real data would be.
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
 
+pub mod clips;
+
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
 

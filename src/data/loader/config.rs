@@ -5,6 +5,7 @@ use crate::config::recipe::{CaptionChoice, CropKind, Recipe, Sampling};
 use crate::data::augment::Augment;
 use crate::data::sampling::FrameRule;
 use crate::data::{Layout, Source};
+use crate::video::ReadOptions;
 use std::time::Duration;
 
 /// How batches are made. The defaults are AVION's pre-training values where it has any.
@@ -40,6 +41,8 @@ pub struct LoaderConfig {
     pub views: usize,
     /// Evaluation: squares of each stretch, along the long side.
     pub crops: usize,
+    /// Training: how files are read.
+    pub read: ReadOptions,
     /// What to do with several captions, a value a source; `Random` for those past the end.
     pub captions: Vec<CaptionChoice>,
     /// Decode threads; 0 = as many as [`default_workers`] gives.
@@ -70,6 +73,7 @@ impl Default for LoaderConfig {
             group: 1,
             views: 1,
             crops: 1,
+            read: ReadOptions::default(),
             captions: Vec::new(),
             workers: 0,
             prefetch: 2,
@@ -108,6 +112,7 @@ impl LoaderConfig {
             workers: data.workers,
             prefetch: data.prefetch,
             max_bad_share: data.max_bad_share,
+            read: ReadOptions { fast_loop_filter: data.fast_loop_filter },
             ..self
         }
     }

@@ -1,7 +1,7 @@
 //! What the loader needs of a video decoder, and FFmpeg's behind it.
 
 use crate::data::layout::FileInfo;
-use crate::video::{CropBox, Read, VideoError, VideoReader};
+use crate::video::{CropBox, Read, ReadOptions, VideoError, VideoReader};
 use std::path::Path;
 
 /// Why a file could not be opened or read.
@@ -45,11 +45,13 @@ pub trait OpenVideo {
 
 /// Decodes with FFmpeg's libraries.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Ffmpeg;
+pub struct Ffmpeg {
+    pub options: ReadOptions,
+}
 
 impl Decoder for Ffmpeg {
     fn open(&self, path: &Path) -> Result<Box<dyn OpenVideo>, DecodeError> {
-        Ok(Box::new(VideoReader::open(path)?))
+        Ok(Box::new(VideoReader::open_with(path, self.options)?))
     }
 }
 

@@ -114,7 +114,7 @@ mod tests {
         };
         Shared {
             samples: Samples::new([source].into()),
-            decoder: Arc::new(Ffmpeg),
+            decoder: Arc::new(Ffmpeg::default()),
             config: LoaderConfig::default(),
             view,
             stop: AtomicBool::new(false),

@@ -98,7 +98,8 @@ impl Loader {
     /// # Errors
     /// A setting out of range, fewer clips than a batch, a `start` beyond the epoch.
     pub fn train(sources: Arc<[Source]>, config: LoaderConfig, start: Position) -> Result<Self, LoaderError> {
-        Self::train_with(sources, config, start, Arc::new(Ffmpeg))
+        let decoder = Arc::new(Ffmpeg { options: config.read });
+        Self::train_with(sources, config, start, decoder)
     }
 
     /// [`Loader::train`] with another decoder.
@@ -118,7 +119,7 @@ impl Loader {
     /// # Errors
     /// A setting out of range.
     pub fn eval(sources: Arc<[Source]>, config: LoaderConfig) -> Result<Self, LoaderError> {
-        Self::eval_with(sources, config, Arc::new(Ffmpeg))
+        Self::eval_with(sources, config, Arc::new(Ffmpeg::default()))
     }
 
     /// [`Loader::eval`] with another decoder.
