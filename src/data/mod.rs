@@ -9,6 +9,7 @@ pub mod augment;
 pub mod failures;
 pub mod layout;
 pub mod loader;
+pub mod manifest;
 pub mod pickle;
 pub mod relevancy;
 pub mod rng;
@@ -61,6 +62,8 @@ pub enum Layout {
     Whole { extension: String },
     /// `root/VIDEO/0.mp4`, `root/VIDEO/15.mp4`, ...: a folder per video, one file per `chunk_s` seconds.
     Chunked { chunk_s: f64, extension: String },
+    /// As `avion prepare` left them, with a manifest that tells what there is.
+    Prepared(Arc<manifest::Prepared>),
 }
 
 /// A set of annotated clips and where their videos lie.
