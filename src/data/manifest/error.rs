@@ -20,11 +20,11 @@ pub enum ManifestError {
     )]
     Version { path: PathBuf, found: u64 },
     #[error(
-        "{}: {wrong} of {files} video files are not as the manifest says; {examples}. To make them again: `avion prepare \
-         verify --output {} --repair`, then the `avion prepare` command that made them",
-        path.display(), folder.display()
+        "{}: {wrong} of {files} video files are not as the manifest says: {examples}. Run the `avion prepare` command that \
+         made them again: it makes these anew, and leaves the others",
+        path.display()
     )]
-    Files { path: PathBuf, folder: PathBuf, wrong: usize, files: usize, examples: String },
+    Files { path: PathBuf, wrong: usize, files: usize, examples: String },
     #[error(
         "{} was prepared in chunks of {found} s, the recipe says chunk_s = {expected}: set it to {found}",
         path.display()

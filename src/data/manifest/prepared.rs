@@ -13,7 +13,7 @@ const EXAMPLES: usize = 5;
 /// Threads that look at files: on network disks each look takes long and costs no processor.
 const LOOKERS: usize = 32;
 
-/// Ends with `.jsonl`, too, but is none: what a preparation that goes on, or was killed, has done.
+/// What a preparation that goes on, or was killed, has done since the manifest was written: see `prepare::state`.
 pub const JOURNAL: &str = "prepare.journal";
 
 /// The videos of a folder that `avion prepare` made, by name.
@@ -160,7 +160,6 @@ impl Prepared {
         wrong.sort();
         Err(ManifestError::Files {
             path: folder.join(FILE),
-            folder: folder.to_owned(),
             wrong: wrong.len(),
             files: files.into_inner(),
             examples: wrong[..wrong.len().min(EXAMPLES)].join("; "),

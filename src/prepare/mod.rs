@@ -1,0 +1,367 @@
+//! From raw videos to ones that are fast to read: short chunks, small pictures, near key frames, and a manifest.
+//!
+//! ```text
+//! folder or list -> discover (names) -> look (changed? how long?) -> work, one thread a video -> state (journal, manifest)
+//!                      input (decode, constant rate) -> picture (upright, scaled) -> encode -> mux -> file
+//! ```
+//!
+//! Every chunk begins with frame `ceil(k * chunk_s * fps)` of its video: counted from the first picture, which is time 0.
+//! A source of constant rate gives exactly its frames. Where times are uneven, or pictures are lost, the picture before is
+//! shown again, and one of two at the same place is left out; both are counted in the manifest.
+
+mod discover;
+mod encode;
+mod error;
+mod estimate;
+mod input;
+mod mux;
+mod picture;
+mod progress;
+mod rate;
+mod source_file;
+mod state;
+mod verify;
+mod work;
+
+pub use discover::Layout;
+pub use encode::{MPEG4, X264};
+pub use error::PrepareError;
+pub use estimate::{Estimate, estimate};
+pub use verify::{Checked, verify};
+pub use work::WriteFile;
+
+use crate::data::manifest::{Failed, Outcome, Settings, Video};
+use crate::fs::{WriteError, write_atomic};
+use error::VideoFailure;
+use input::Input;
+use progress::Progress;
+pub use progress::size;
+use state::{Begun, Found, Stage, State};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use work::{Shared, Work};
+
+/// What `avion prepare` is asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Folder of videos, or a text file that lists them.
+    pub input: PathBuf,
+    pub output: PathBuf,
+    /// `None`: as an earlier run into the same folder, else as the names look.
+    pub layout: Option<Layout>,
+    /// `None`: 15 s; whole files for Kinetics.
+    pub chunk_s: Option<u32>,
+    pub short_side: u32,
+    pub gop: u32,
+    /// FFmpeg's name of an encoder; `None`: libx264, else mpeg4.
+    pub codec: Option<String>,
+    /// `None`: the codec's default.
+    pub quality: Option<u32>,
+    /// Of libx264.
+    pub preset: String,
+    /// Videos at a time.
+    pub workers: usize,
+}
+
+/// Default length of a chunk: AVION's.
+const CHUNK_S: u32 = 15;
+
+/// How a run ended.
+#[derive(Debug, Default)]
+pub struct Summary {
+    /// Videos made in this run, and those that were there.
+    pub made: usize,
+    pub found: usize,
+    /// Names and reasons.
+    pub failed: Vec<(String, Failed)>,
+    /// Written in this run.
+    pub bytes: u64,
+    pub interrupted: bool,
+}
+
+/// The videos of an input, their names, and the settings they will have.
+struct Plan {
+    settings: Settings,
+    videos: Vec<(PathBuf, String, Option<String>)>,
+}
+
+impl Plan {
+    fn of(options: &Options) -> Result<Plan, PrepareError> {
+        let (paths, root) = discover::find(&options.input, &options.output)?;
+        let known = Found::read(&options.output)?.settings;
+        let known_layout = known.as_ref().and_then(|settings| Layout::from_name(&settings.layout));
+        let layout = options.layout.or(known_layout).unwrap_or_else(|| Layout::recognise(&paths));
+        let names = discover::names(&paths, &root, layout);
+        let videos = paths.into_iter().zip(names).map(|(path, (name, problem))| (path, name, problem)).collect();
+        Ok(Plan { settings: settings(options, layout)?, videos })
+    }
+}
+
+/// Checks the options and fills in what depends on others.
+fn settings(options: &Options, layout: Layout) -> Result<Settings, PrepareError> {
+    let require = |holds: bool, option, expected: &str, found: u32| match holds {
+        true => Ok(()),
+        false => Err(PrepareError::Option { option, expected: expected.to_owned(), found: found.to_string() }),
+    };
+    let codec = match &options.codec {
+        Some(codec) if encode::exists(codec) => codec.clone(),
+        Some(codec) => return Err(PrepareError::NoEncoder { codec: codec.clone() }),
+        None if encode::exists(X264) => X264.to_owned(),
+        None if encode::exists(MPEG4) => {
+            tracing::warn!(
+                "this FFmpeg has no x264: videos are written as MPEG-4 part 2, twice as large at the same quality. Install an \
+                 FFmpeg with libx264 for H.264"
+            );
+            MPEG4.to_owned()
+        }
+        None => return Err(PrepareError::NoEncoder { codec: format!("{X264} or {MPEG4}") }),
+    };
+    let x264 = codec == X264;
+    let quality = options.quality.unwrap_or(if x264 { encode::X264_CRF } else { encode::MPEG4_QUANTISER });
+    let chunk_s = options.chunk_s.unwrap_or(if layout == Layout::Kinetics { 0 } else { CHUNK_S });
+    require(chunk_s <= 86_400, "--chunk-s", "0 (whole files) to 86400 s", chunk_s)?;
+    require((32..=4320).contains(&options.short_side), "--short-side", "32 to 4320 px", options.short_side)?;
+    require(options.short_side.is_multiple_of(2), "--short-side", "an even number of pixels", options.short_side)?;
+    require((1..=600).contains(&options.gop), "--gop", "1 to 600 frames", options.gop)?;
+    let (range, text) = if x264 { (0..=51, "0 to 51 (x264)") } else { (1..=31, "1 to 31 (MPEG-4)") };
+    require(range.contains(&quality), "--quality", text, quality)?;
+    if !encode::PRESETS.contains(&&*options.preset) {
+        let (expected, found) = (encode::PRESETS.join(", "), options.preset.clone());
+        return Err(PrepareError::Option { option: "--preset", expected, found });
+    }
+    Ok(Settings {
+        layout: layout.name().to_owned(),
+        chunk_s,
+        short_side: options.short_side,
+        gop: options.gop,
+        quality,
+        preset: if x264 { options.preset.clone() } else { String::new() },
+        codec,
+    })
+}
+
+/// Publishes chunks on a real disk.
+///
+/// # Errors
+/// [`WriteError`]; nothing is then there under the name.
+pub fn publish(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
+    write_atomic(path, |out| out.write_all(bytes))
+}
+
+/// Prepares all videos of the input that are not there yet, and writes the manifest.
+///
+/// A video that fails is noted, and does not stop the run. `stop` is asked between frames; chunks at hand are then
+/// dropped, finished ones stay.
+///
+/// # Errors
+/// An input or output that cannot be used, other settings than before, a full disk, and when every video failed.
+pub fn run(
+    options: &Options,
+    stop: &(dyn Fn() -> bool + Sync),
+    write: &WriteFile<'_>,
+) -> Result<Summary, PrepareError> {
+    let plan = Plan::of(options)?;
+    let state = State::open(&options.output, plan.settings.clone())?;
+    let known = |video: &str| state.stage(video);
+    let mut summary = Summary::default();
+    let mut works = Vec::new();
+    for looked in look_at_all(&plan, options, &known, stop) {
+        match looked {
+            Looked::Finished => summary.found += 1,
+            Looked::Work(work) => works.push(work),
+            Looked::Bad(work, failed) => {
+                state.done(give_up(&state, &work, &failed)?)?;
+                summary.failed.push((work.video, failed));
+            }
+        }
+    }
+    // The longest first, so that no thread is left with one at the end.
+    works.sort_by(|a, b| b.duration_s.total_cmp(&a.duration_s));
+    let progress = Progress::new(works.len(), works.iter().map(|work| work.duration_s).sum());
+    let (full, failed) = make_all(&works, &state, &progress, options.workers, stop, write);
+    summary.failed.extend(failed);
+    summary.made = progress.num_finished() as usize;
+    summary.bytes = progress.written_bytes();
+    if let Some(error) = full {
+        let left = works.len() - summary.made - progress.num_failed() as usize;
+        let error = disk_full(error, &state, left, progress.left_s());
+        // Where even the manifest has no room, the journal has it all.
+        let _ = state.close(false);
+        return Err(error);
+    }
+    summary.interrupted = stop();
+    state.close(!summary.interrupted)?;
+    match summary.failed.first() {
+        Some((video, first)) if summary.made + summary.found == 0 && !summary.interrupted => {
+            let reason = format!("{video}: {}", first.reason);
+            Err(PrepareError::AllFailed { failed: summary.failed.len(), reason })
+        }
+        _ => Ok(summary),
+    }
+}
+
+/// What there is to do for a video.
+enum Looked {
+    Finished,
+    Work(Work),
+    Bad(Work, Failed),
+}
+
+/// Looks at every video, of which `known` may tell something.
+fn look_at_all(
+    plan: &Plan,
+    options: &Options,
+    known: &(dyn Fn(&str) -> Option<Stage> + Sync),
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Vec<Looked> {
+    let looked = Mutex::new(Vec::new());
+    in_parallel(&plan.videos, options.workers, |(path, video, problem)| {
+        if stop() {
+            return;
+        }
+        let file = |chunk: usize| options.output.join(plan.settings.file(video, chunk));
+        let looked_at = look(path, video, problem.as_deref(), known(video), file);
+        looked.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(looked_at);
+    });
+    looked.into_inner().unwrap_or_default()
+}
+
+/// Compares a source with what is known of it, and opens it if there is something to do.
+fn look(
+    path: &Path,
+    video: &str,
+    problem: Option<&str>,
+    stage: Option<Stage>,
+    file: impl Fn(usize) -> PathBuf,
+) -> Looked {
+    let source = source_file::undescribed(path, std::fs::metadata(path).ok().as_ref());
+    let mut work = Work { path: path.to_owned(), video: video.to_owned(), source, kept: None, duration_s: 0.0 };
+    if let Some(problem) = problem {
+        let failed = Failed { kind: "name".into(), reason: problem.to_owned() };
+        return Looked::Bad(work, failed);
+    }
+    let bad = |work: Work, failure: VideoFailure| match failure {
+        VideoFailure::Bad(failed) => Looked::Bad(work, failed),
+        // Looking neither writes nor waits.
+        VideoFailure::Write(error) => Looked::Bad(work, Failed { kind: "unreadable".into(), reason: error.to_string() }),
+        VideoFailure::Stopped => Looked::Work(work),
+    };
+    let compared = match &stage {
+        Some(stage) => source_file::compare(path, stage.source()),
+        None => source_file::describe(path).map(|source| (source, false)),
+    };
+    let same = match compared {
+        Ok((source, same)) => {
+            work.source = source;
+            same
+        }
+        Err(failure) => return bad(work, failure),
+    };
+    let finished = matches!(stage, Some(Stage::Done(_)));
+    if let Some(mut begun) = stage.filter(|_| same).and_then(Stage::into_begun) {
+        let chunks = begun.chunks.len();
+        begun.chunks.retain(|number, chunk| {
+            std::fs::metadata(file(*number)).is_ok_and(|found| found.len() == chunk.bytes)
+        });
+        if finished && begun.chunks.len() == chunks {
+            return Looked::Finished;
+        }
+        work.kept = Some(Begun { source: work.source.clone(), ..begun });
+    }
+    match Input::open(path) {
+        Ok(input) => Looked::Work(Work { duration_s: input.facts.duration_s, ..work }),
+        Err(failure) => bad(work, failure),
+    }
+}
+
+/// Removes what there is of a video that failed, and logs it.
+fn give_up(state: &State, work: &Work, failed: &Failed) -> Result<Video, WriteError> {
+    if failed.kind != "name" {
+        work::tidy(state.folder(), &state.settings, &work.video, 0)?;
+    }
+    tracing::warn!("not prepared: {}: {}", work.path.display(), failed.reason);
+    Ok(Video { video: work.video.clone(), source: work.source.clone(), result: Outcome::Failed(failed.clone()) })
+}
+
+/// Makes all videos; returns what stopped it, if something did, and the videos that failed.
+fn make_all(
+    works: &[Work],
+    state: &State,
+    progress: &Progress,
+    workers: usize,
+    stop: &(dyn Fn() -> bool + Sync),
+    write: &WriteFile<'_>,
+) -> (Option<WriteError>, Vec<(String, Failed)>) {
+    let (broken, first) = (AtomicBool::new(false), Mutex::new(None));
+    let failed = Mutex::new(Vec::new());
+    let stop = || stop() || broken.load(Ordering::Relaxed);
+    let shared = Shared { state, progress, write, stop: &stop };
+    let make = |work: &Work| {
+        let made = if stop() { Err(VideoFailure::Stopped) } else { work::make(work, &shared) };
+        let broke = match made {
+            Ok(()) => return progress.finished(),
+            Err(VideoFailure::Stopped) => return,
+            Err(VideoFailure::Write(error)) => Err(error),
+            Err(VideoFailure::Bad(reason)) => give_up(state, work, &reason).and_then(|video| state.done(video)).map(|()| {
+                progress.failed();
+                failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((work.video.clone(), reason));
+            }),
+        };
+        if let Err(error) = broke {
+            broken.store(true, Ordering::Relaxed);
+            first.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(error);
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| progress.show());
+        in_parallel(works, workers, make);
+        progress.end();
+    });
+    (first.into_inner().unwrap_or_default(), failed.into_inner().unwrap_or_default())
+}
+
+/// Calls with every item in order, `threads` at a time.
+fn in_parallel<T: Sync>(items: &[T], threads: usize, call: impl Fn(&T) + Sync) {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+            call(item);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..threads.clamp(1, items.len().max(1)) {
+            scope.spawn(work);
+        }
+    });
+}
+
+/// Says what a run that met a full disk still needs, from what its videos took so far.
+fn disk_full(error: WriteError, state: &State, videos: usize, left_s: f64) -> PrepareError {
+    let WriteError::DiskFull { needed_bytes, .. } = &error else {
+        return error.into();
+    };
+    let (mut bytes, mut seconds) = (0, 0.0);
+    state.each(|_, stage| {
+        if let Some(begun) = stage.clone().into_begun() {
+            let frames: u64 = begun.chunks.values().map(|chunk| u64::from(chunk.frames)).sum();
+            bytes += begun.chunks.values().map(|chunk| chunk.bytes).sum::<u64>();
+            seconds += frames as f64 * f64::from(begun.fps[1]) / f64::from(begun.fps[0]);
+        }
+    });
+    let per_s = match seconds > 0.0 {
+        true => bytes as f64 / seconds,
+        false => *needed_bytes as f64 / f64::from(state.settings.chunk_s.max(1)),
+    };
+    let folder = state.folder();
+    let needed = (per_s * left_s).max(*needed_bytes as f64);
+    let free = free_bytes(folder).map_or_else(|| "an unknown number of bytes".to_owned(), |free| size(free as f64));
+    PrepareError::DiskFull { path: folder.to_owned(), needed: format!("about {}", size(needed)), free, videos }
+}
+
+/// Free space where a folder is, or will be.
+pub fn free_bytes(folder: &Path) -> Option<u64> {
+    let there = folder.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
+    let found = rustix::fs::statvfs(there).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
