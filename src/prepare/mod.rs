@@ -31,12 +31,13 @@ pub use verify::{Checked, verify};
 pub use work::WriteFile;
 
 use crate::data::manifest::{Failed, Outcome, Settings, Video};
-use crate::fs::{WriteError, write_atomic};
+use crate::fs::{WriteError, clean_leftovers, write_atomic};
 use error::VideoFailure;
 use input::Input;
 use progress::Progress;
 pub use progress::size;
 use state::{Begun, Found, Stage, State};
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -163,6 +164,8 @@ pub fn run(
 ) -> Result<Summary, PrepareError> {
     let plan = Plan::of(options)?;
     let state = State::open(&options.output, plan.settings.clone())?;
+    let names: HashSet<&str> = plan.videos.iter().map(|(_, video, _)| &**video).collect();
+    state.forget_failed(|video| names.contains(video));
     let known = |video: &str| state.stage(video);
     let mut summary = Summary::default();
     let mut works = Vec::new();
@@ -176,6 +179,7 @@ pub fn run(
             }
         }
     }
+    clean(&state, &works)?;
     // The longest first, so that no thread is left with one at the end.
     works.sort_by(|a, b| b.duration_s.total_cmp(&a.duration_s));
     let progress = Progress::new(works.len(), works.iter().map(|work| work.duration_s).sum());
@@ -199,6 +203,18 @@ pub fn run(
         }
         _ => Ok(summary),
     }
+}
+
+/// Removes the halves of files that killed runs left where this one will write.
+fn clean(state: &State, works: &[Work]) -> Result<(), WriteError> {
+    let file = |work: &Work| state.folder().join(state.settings.file(&work.video, 0));
+    let mut folders: BTreeSet<PathBuf> =
+        works.iter().filter_map(|work| file(work).parent().map(Path::to_owned)).collect();
+    folders.insert(state.folder().to_owned());
+    for folder in folders.iter().filter(|folder| folder.is_dir()) {
+        clean_leftovers(folder)?;
+    }
+    Ok(())
 }
 
 /// What there is to do for a video.

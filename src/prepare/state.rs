@@ -185,6 +185,12 @@ impl State {
         self.lock().videos.iter().for_each(|(video, stage)| call(video, stage));
     }
 
+    /// Forgets failures of videos that the input no longer has.
+    pub fn forget_failed(&self, has: impl Fn(&str) -> bool) {
+        let failed = |stage: &Stage| matches!(stage, Stage::Done(Video { result: Outcome::Failed(_), .. }));
+        self.lock().videos.retain(|video, stage| has(video) || !failed(stage));
+    }
+
     /// Notes a video whose chunks follow, or some of them.
     pub fn begin(&self, begun: Begun) -> Result<(), WriteError> {
         let stage = Stage::Begun(begun.clone());

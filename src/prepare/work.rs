@@ -7,7 +7,7 @@ use super::picture::Converter;
 use super::progress::Progress;
 use super::state::{Begun, State};
 use crate::data::manifest::{Chunk, Outcome, Ready, Settings, SourceFile, Video};
-use crate::fs::{WriteError, clean_leftovers};
+use crate::fs::WriteError;
 use ffmpeg_next::frame::Video as Frame;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -73,6 +73,9 @@ pub fn make(work: &Work, shared: &Shared) -> Result<(), VideoFailure> {
     }
     cutter.emit(&mut held, held_at + 1)?;
     let (chunks, repeated) = cutter.end()?;
+    if input.errors > 0 {
+        tracing::warn!("{} errors while decoding, {repeated} frames shown again: {}", input.errors, work.path.display());
+    }
     let chunks: Vec<Chunk> = chunks.into_values().collect();
     tidy(state.folder(), &state.settings, &work.video, chunks.len())?;
     let ready = Ready { fps, width, height, repeated, dropped, decode_errors: input.errors, chunks };
@@ -149,8 +152,7 @@ impl Cutter<'_> {
     }
 }
 
-/// Removes what does not belong to a finished video: chunks of an older, longer source, and halves of killed runs. `chunks` 0
-/// removes all of it.
+/// Removes chunks that do not belong to a finished video, but to an older, longer source; with `chunks` 0 all of it.
 pub fn tidy(folder: &Path, settings: &Settings, video: &str, chunks: usize) -> Result<(), WriteError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -166,7 +168,6 @@ pub fn tidy(folder: &Path, settings: &Settings, video: &str, chunks: usize) -> R
     let Some(place) = file.parent().filter(|place| place.is_dir()) else {
         return Ok(());
     };
-    clean_leftovers(place)?;
     let mut left = false;
     for entry in std::fs::read_dir(place).map_err(failed(place))? {
         let path = entry.map_err(failed(place))?.path();

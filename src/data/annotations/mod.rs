@@ -86,8 +86,9 @@ fn source(config: &SourceConfig, clips: Vec<Clip>) -> Result<Source, AnnotationE
     let source = Source {
         name: config.label(),
         root: config.root.clone(),
+        // A manifest knows each video's.
+        fps: (config.fps > 0.0 && !matches!(layout, Layout::Prepared(_))).then_some(config.fps),
         layout,
-        fps: (config.fps > 0.0).then_some(config.fps),
         clips,
     };
     if let Layout::Prepared(_) = source.layout {

@@ -249,8 +249,7 @@ impl ClipFiles {
             Ok::<_, ClipError>(found)
         };
         let first = checked(0)?;
-        // A manifest's is exact; the declared one has been checked against it.
-        let fps = fps.filter(|_| self.known.is_empty()).unwrap_or(first.fps);
+        let fps = fps.unwrap_or(first.fps);
         let out_of_range = |video_s| ClipError::OutOfRange {
             path: self.paths[0].clone(),
             start_s: clip.start_s,

@@ -107,7 +107,7 @@ impl Settings {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Video {
-    /// Name below the folder, with `/` and without ending.
+    /// Name below the folder, with `/` and without ending; the source's path, where it can have no name.
     pub video: String,
     pub source: SourceFile,
     pub result: Outcome,
@@ -231,10 +231,11 @@ fn parse<T: serde::de::DeserializeOwned>(line: &[u8]) -> Result<T, String> {
 
 /// Whether what a line says can be true.
 fn check(settings: &Settings, video: &Video) -> Result<(), String> {
-    check_video_name(&video.video).map_err(|problem| format!("the name {:?} {problem}", video.video))?;
+    // A video that failed may have done so for its name.
     let Outcome::Ready(ready) = &video.result else {
         return Ok(());
     };
+    check_video_name(&video.video).map_err(|problem| format!("the name {:?} {problem}", video.video))?;
     let Ready { fps, width, height, chunks, .. } = ready;
     if fps.contains(&0) || f64::from(fps[0]) / f64::from(fps[1]) > 1e4 {
         return Err(format!("{}/{} frames/s: expected a rate above 0", fps[0], fps[1]));

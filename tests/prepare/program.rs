@@ -1,0 +1,124 @@
+//! The program itself: killed, interrupted, verified.
+
+use super::*;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+fn avion(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_avion"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn prepare(raw: &Path, out: &Path) -> Command {
+    let mut command = avion(&["prepare", "--chunk-s", "1", "--short-side", "64", "--preset", "slow", "--workers", "2"]);
+    command.arg("--input").arg(raw).arg("--output").arg(out);
+    command
+}
+
+fn quiet(mut command: Command) -> Child {
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn raw_videos(folder: &Path) -> PathBuf {
+    let raw = folder.join("raw");
+    for number in 0..4 {
+        write_coded(&raw.join(format!("{number}.mp4")), 30.0, 150 + 40 * number);
+    }
+    raw
+}
+
+/// Finished chunks with the times of their files.
+fn finished(out: &Path) -> BTreeMap<String, SystemTime> {
+    if !out.is_dir() {
+        return BTreeMap::new();
+    }
+    let modified = |name: &String| std::fs::metadata(out.join(name)).unwrap().modified().unwrap();
+    video_files(out).into_iter().filter(|name| !name.contains(".tmp-")).map(|name| (name.clone(), modified(&name))).collect()
+}
+
+#[test]
+fn kills_change_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (raw, whole, out) = (raw_videos(folder.path()), folder.path().join("whole"), folder.path().join("out"));
+    assert!(quiet(prepare(&raw, &whole)).wait().unwrap().success());
+    let mut made_twice = 0;
+    for kill in 0..6u64 {
+        let before = finished(&out);
+        let mut child = quiet(prepare(&raw, &out));
+        let give_up = Instant::now() + Duration::from_secs(60);
+        while finished(&out).len() < before.len() + 2 && child.try_wait().unwrap().is_none() && Instant::now() < give_up {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(7 * kill));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let after = finished(&out);
+        made_twice += before.iter().filter(|(name, time)| after[*name] != **time).count();
+        println!("kill {kill}: {} chunks", after.len());
+    }
+    // Killed between the file and its line in the journal, a chunk is made again: at most one a thread and kill.
+    assert!(made_twice <= 12, "{made_twice}");
+    assert!(quiet(prepare(&raw, &out)).wait().unwrap().success());
+    assert_eq!(contents(&out), contents(&whole));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_cleanly() {
+    let folder = tempfile::tempdir().unwrap();
+    let (raw, whole, out) = (raw_videos(folder.path()), folder.path().join("whole"), folder.path().join("out"));
+    assert!(quiet(prepare(&raw, &whole)).wait().unwrap().success());
+    let mut child = quiet(prepare(&raw, &out));
+    while finished(&out).is_empty() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    if !sent.is_ok_and(|status| status.success()) {
+        child.kill().unwrap();
+        println!("SKIPPED: needs the program kill");
+        return;
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(out.join(manifest::FILE).is_file(), "what is finished can be trained on");
+    assert!(quiet(prepare(&raw, &out)).wait().unwrap().success());
+    assert_eq!(contents(&out), contents(&whole));
+}
+
+#[test]
+fn verify_says_what_differs_and_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let (raw, out) = (folder.path().join("raw"), folder.path().join("out"));
+    write_coded(&raw.join("a.mp4"), 30.0, 40);
+    let made = prepare(&raw, &out).output().unwrap();
+    assert!(made.status.success() && text(&made).contains("1 videos made"), "{}", text(&made));
+    let verify = |more: &[&str]| avion(&["prepare", "verify", "--output"]).arg(&out).args(more).output().unwrap();
+    let good = verify(&[]);
+    assert!(good.status.success() && text(&good).contains("0 chunks differ"), "{}", text(&good));
+    std::fs::write(out.join("a/0.mp4"), "no video").unwrap();
+    let bad = verify(&["--repair"]);
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(text(&bad).contains("a/0.mp4: size in bytes 8") && text(&bad).contains("were removed"), "{}", text(&bad));
+    assert!(prepare(&raw, &out).output().unwrap().status.success());
+    assert!(verify(&[]).status.success());
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (raw, out) = (raw_videos(folder.path()), folder.path().join("out"));
+    std::fs::write(raw.join("zero.mp4"), "").unwrap();
+    let dry = prepare(&raw, &out).arg("--dry-run").output().unwrap();
+    let text = text(&dry);
+    assert!(dry.status.success(), "{text}");
+    for expected in ["4 videos to make, 0.01 h", "1 cannot be opened", "zero.mp4", "about ", "with 2 workers", "are free"] {
+        assert!(text.contains(expected), "{expected:?} is not in {text}");
+    }
+    assert!(!out.exists());
+    let none = avion(&["prepare", "--input", "x"]).output().unwrap();
+    assert_eq!(none.status.code(), Some(2));
+}
