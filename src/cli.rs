@@ -269,14 +269,14 @@ pub struct PrepareArgs {
     /// How videos are named.
     #[arg(long, value_enum, default_value = "auto")]
     pub layout: PrepareLayout,
-    /// Seconds a chunk; 0 = a file a video [default: 15, of Kinetics 0].
+    /// Seconds a chunk; 0 = a file a video, for short ones: it is made in memory [default: 15, of Kinetics 0].
     #[arg(long, value_name = "SECONDS")]
     pub chunk_s: Option<u32>,
     /// Short side at most; smaller videos stay as they are.
     #[arg(long, value_name = "PIXELS", default_value_t = 288)]
     pub short_side: u32,
     /// Frames from key frame to key frame: fewer are faster to read, and larger.
-    #[arg(long, value_name = "FRAMES", default_value_t = 8)]
+    #[arg(long, value_name = "FRAMES", default_value_t = 12)]
     pub gop: u32,
     /// What to encode with.
     #[arg(long, value_enum, default_value = "auto")]

@@ -72,7 +72,8 @@ mod with_ffmpeg {
 
     fn describe(summary: &Summary) -> String {
         let Summary { made, found, failed, bytes, .. } = summary;
-        let mut text = format!("{made} videos made ({}), {found} were there, {} failed", size(*bytes as f64), failed.len());
+        let mut text =
+            format!("{made} videos made ({}), {found} were there, {} failed", size(*bytes as f64), failed.len());
         let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
         failed.iter().for_each(|(_, failed)| *kinds.entry(&failed.kind).or_default() += 1);
         for (kind, count) in kinds {
@@ -105,7 +106,9 @@ mod with_ffmpeg {
         }
         if wrong > 0 {
             text += match args.repair {
-                true => "the chunks that differ were removed: the `avion prepare` command that made them makes them anew\n",
+                true => {
+                    "the chunks that differ were removed: the `avion prepare` command that made them makes them anew\n"
+                }
                 false => "--repair removes the chunks that differ; the next `avion prepare` makes them anew\n",
             };
         }

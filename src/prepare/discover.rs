@@ -130,7 +130,10 @@ fn walk(
         let path = entry.map_err(read)?.path();
         if path.is_dir() {
             walk(&path, skip, seen, paths)?;
-        } else if path.extension().and_then(OsStr::to_str).is_some_and(|ending| ENDINGS.contains(&&*ending.to_lowercase()))
+        } else if path
+            .extension()
+            .and_then(OsStr::to_str)
+            .is_some_and(|ending| ENDINGS.contains(&&*ending.to_lowercase()))
         {
             paths.push(path);
         }
@@ -203,7 +206,10 @@ mod tests {
         let uid = "3c0dffd0-e38e-4643-bc48-d513943dc20b";
         assert_eq!(named(Layout::Ego4d, &format!("/raw/full/{uid}.mp4")), uid);
         assert_eq!(named(Layout::Ek100, "/raw/P01/videos/P01_101.MP4"), "P01/P01_101");
-        assert_eq!(named(Layout::Kinetics, "/raw/train/using segway/a_000001_000011.mp4"), "using segway/a_000001_000011");
+        assert_eq!(
+            named(Layout::Kinetics, "/raw/train/using segway/a_000001_000011.mp4"),
+            "using segway/a_000001_000011"
+        );
         assert_eq!(named(Layout::Plain, "/raw/kitchen/mon.day.mp4"), "kitchen/mon.day");
     }
 

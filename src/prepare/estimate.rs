@@ -3,10 +3,12 @@
 use super::encode::Encoder;
 use super::error::{PrepareError, VideoFailure};
 use super::input::Input;
+use super::look::{Looked, look_at_all};
 use super::picture::Converter;
-use super::work::Work;
+use super::plan::Plan;
 use super::state::Found;
-use super::{Looked, Options, Plan, free_bytes, look_at_all, progress::size};
+use super::work::Work;
+use super::{Options, free_bytes, size};
 use crate::data::manifest::Settings;
 use crate::report::format_duration;
 use ffmpeg_next::frame::Video as Frame;
@@ -57,7 +59,8 @@ pub fn estimate(options: &Options, stop: &(dyn Fn() -> bool + Sync)) -> Result<E
     works.sort_by(|a, b| b.duration_s.total_cmp(&a.duration_s));
     let seconds = works.iter().map(|work| work.duration_s).sum::<f64>();
     let step = works.len().div_ceil(SAMPLED_VIDEOS).max(1);
-    let samples: Vec<Sample> = works.iter().step_by(step).filter_map(|work| sample(work, &plan.settings).ok()).collect();
+    let samples: Vec<Sample> =
+        works.iter().step_by(step).filter_map(|work| sample(work, &plan.settings).ok()).collect();
     let of_samples = |value: fn(&Sample) -> f64| {
         let sampled_s: f64 = samples.iter().map(|sample| sample.seconds).sum();
         (sampled_s > 0.0).then(|| samples.iter().map(value).sum::<f64>() / sampled_s)

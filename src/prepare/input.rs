@@ -71,7 +71,19 @@ impl Input {
         let facts = Facts { fps: frame_rate(&video)?, duration_s: duration_s(&input, &video), shape: shape(&video)? };
         let decoder = context.decoder().open_as(codec).map_err(unreadable)?;
         let (packet, frame) = (Packet::empty(), Frame::empty());
-        Ok(Self { input, decoder, stream, time_base, facts, packet, frame, first: None, last: -1, at_end: false, errors: 0 })
+        Ok(Self {
+            input,
+            decoder,
+            stream,
+            time_base,
+            facts,
+            packet,
+            frame,
+            first: None,
+            last: -1,
+            at_end: false,
+            errors: 0,
+        })
     }
 
     /// Begins near a time instead, for a sample; frames are still numbered from 0.
@@ -114,7 +126,8 @@ impl Input {
         let number = number.max(self.last).max(0);
         let hole_s = (number - self.last.max(0)) as f64 * f64::from(self.facts.fps[1]) / f64::from(self.facts.fps[0]);
         if hole_s > LONGEST_HOLE_S {
-            let reason = format!("no picture for {hole_s:.0} s after frame {}: times are broken, or most is damaged", self.last);
+            let reason =
+                format!("no picture for {hole_s:.0} s after frame {}: times are broken, or most is damaged", self.last);
             return Err(VideoFailure::bad("hole", reason));
         }
         self.last = number;
@@ -161,9 +174,8 @@ impl Input {
         let promised_s = self.facts.duration_s;
         // Without an error the picture may end before the sound, or the last one stand for a while.
         let slack_s = if self.errors > 0 { (0.01 * promised_s).max(0.25) } else { (0.05 * promised_s).max(2.0) };
-        (read_s + slack_s < promised_s).then(|| {
-            format!("decoding ended after {read_s:.2} s of {promised_s:.2} s, with {} errors", self.errors)
-        })
+        (read_s + slack_s < promised_s)
+            .then(|| format!("decoding ended after {read_s:.2} s of {promised_s:.2} s, with {} errors", self.errors))
     }
 }
 

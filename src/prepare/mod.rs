@@ -14,8 +14,10 @@ mod encode;
 mod error;
 mod estimate;
 mod input;
+mod look;
 mod mux;
 mod picture;
+mod plan;
 mod progress;
 mod rate;
 mod source_file;
@@ -27,20 +29,21 @@ pub use discover::Layout;
 pub use encode::{MPEG4, X264};
 pub use error::PrepareError;
 pub use estimate::{Estimate, estimate};
+pub use progress::size;
 pub use verify::{Checked, verify};
 pub use work::WriteFile;
 
-use crate::data::manifest::{Failed, Outcome, Settings, Video};
+use crate::data::manifest::{Failed, Outcome, Video};
 use crate::fs::{WriteError, clean_leftovers, write_atomic};
 use error::VideoFailure;
-use input::Input;
+use look::{Looked, look_at_all};
+use plan::Plan;
 use progress::Progress;
-pub use progress::size;
-use state::{Begun, Found, Stage, State};
+use state::State;
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use work::{Shared, Work};
 
 /// What `avion prepare` is asked for.
@@ -65,9 +68,6 @@ pub struct Options {
     pub workers: usize,
 }
 
-/// Default length of a chunk: AVION's.
-const CHUNK_S: u32 = 15;
-
 /// How a run ended.
 #[derive(Debug, Default)]
 pub struct Summary {
@@ -79,67 +79,6 @@ pub struct Summary {
     /// Written in this run.
     pub bytes: u64,
     pub interrupted: bool,
-}
-
-/// The videos of an input, their names, and the settings they will have.
-struct Plan {
-    settings: Settings,
-    videos: Vec<(PathBuf, String, Option<String>)>,
-}
-
-impl Plan {
-    fn of(options: &Options) -> Result<Plan, PrepareError> {
-        let (paths, root) = discover::find(&options.input, &options.output)?;
-        let known = Found::read(&options.output)?.settings;
-        let known_layout = known.as_ref().and_then(|settings| Layout::from_name(&settings.layout));
-        let layout = options.layout.or(known_layout).unwrap_or_else(|| Layout::recognise(&paths));
-        let names = discover::names(&paths, &root, layout);
-        let videos = paths.into_iter().zip(names).map(|(path, (name, problem))| (path, name, problem)).collect();
-        Ok(Plan { settings: settings(options, layout)?, videos })
-    }
-}
-
-/// Checks the options and fills in what depends on others.
-fn settings(options: &Options, layout: Layout) -> Result<Settings, PrepareError> {
-    let require = |holds: bool, option, expected: &str, found: u32| match holds {
-        true => Ok(()),
-        false => Err(PrepareError::Option { option, expected: expected.to_owned(), found: found.to_string() }),
-    };
-    let codec = match &options.codec {
-        Some(codec) if encode::exists(codec) => codec.clone(),
-        Some(codec) => return Err(PrepareError::NoEncoder { codec: codec.clone() }),
-        None if encode::exists(X264) => X264.to_owned(),
-        None if encode::exists(MPEG4) => {
-            tracing::warn!(
-                "this FFmpeg has no x264: videos are written as MPEG-4 part 2, twice as large at the same quality. Install an \
-                 FFmpeg with libx264 for H.264"
-            );
-            MPEG4.to_owned()
-        }
-        None => return Err(PrepareError::NoEncoder { codec: format!("{X264} or {MPEG4}") }),
-    };
-    let x264 = codec == X264;
-    let quality = options.quality.unwrap_or(if x264 { encode::X264_CRF } else { encode::MPEG4_QUANTISER });
-    let chunk_s = options.chunk_s.unwrap_or(if layout == Layout::Kinetics { 0 } else { CHUNK_S });
-    require(chunk_s <= 86_400, "--chunk-s", "0 (whole files) to 86400 s", chunk_s)?;
-    require((32..=4320).contains(&options.short_side), "--short-side", "32 to 4320 px", options.short_side)?;
-    require(options.short_side.is_multiple_of(2), "--short-side", "an even number of pixels", options.short_side)?;
-    require((1..=600).contains(&options.gop), "--gop", "1 to 600 frames", options.gop)?;
-    let (range, text) = if x264 { (0..=51, "0 to 51 (x264)") } else { (1..=31, "1 to 31 (MPEG-4)") };
-    require(range.contains(&quality), "--quality", text, quality)?;
-    if !encode::PRESETS.contains(&&*options.preset) {
-        let (expected, found) = (encode::PRESETS.join(", "), options.preset.clone());
-        return Err(PrepareError::Option { option: "--preset", expected, found });
-    }
-    Ok(Settings {
-        layout: layout.name().to_owned(),
-        chunk_s,
-        short_side: options.short_side,
-        gop: options.gop,
-        quality,
-        preset: if x264 { options.preset.clone() } else { String::new() },
-        codec,
-    })
 }
 
 /// Publishes chunks on a real disk.
@@ -217,80 +156,6 @@ fn clean(state: &State, works: &[Work]) -> Result<(), WriteError> {
     Ok(())
 }
 
-/// What there is to do for a video.
-enum Looked {
-    Finished,
-    Work(Work),
-    Bad(Work, Failed),
-}
-
-/// Looks at every video, of which `known` may tell something.
-fn look_at_all(
-    plan: &Plan,
-    options: &Options,
-    known: &(dyn Fn(&str) -> Option<Stage> + Sync),
-    stop: &(dyn Fn() -> bool + Sync),
-) -> Vec<Looked> {
-    let looked = Mutex::new(Vec::new());
-    in_parallel(&plan.videos, options.workers, |(path, video, problem)| {
-        if stop() {
-            return;
-        }
-        let file = |chunk: usize| options.output.join(plan.settings.file(video, chunk));
-        let looked_at = look(path, video, problem.as_deref(), known(video), file);
-        looked.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(looked_at);
-    });
-    looked.into_inner().unwrap_or_default()
-}
-
-/// Compares a source with what is known of it, and opens it if there is something to do.
-fn look(
-    path: &Path,
-    video: &str,
-    problem: Option<&str>,
-    stage: Option<Stage>,
-    file: impl Fn(usize) -> PathBuf,
-) -> Looked {
-    let source = source_file::undescribed(path, std::fs::metadata(path).ok().as_ref());
-    let mut work = Work { path: path.to_owned(), video: video.to_owned(), source, kept: None, duration_s: 0.0 };
-    if let Some(problem) = problem {
-        let failed = Failed { kind: "name".into(), reason: problem.to_owned() };
-        return Looked::Bad(work, failed);
-    }
-    let bad = |work: Work, failure: VideoFailure| match failure {
-        VideoFailure::Bad(failed) => Looked::Bad(work, failed),
-        // Looking neither writes nor waits.
-        VideoFailure::Write(error) => Looked::Bad(work, Failed { kind: "unreadable".into(), reason: error.to_string() }),
-        VideoFailure::Stopped => Looked::Work(work),
-    };
-    let compared = match &stage {
-        Some(stage) => source_file::compare(path, stage.source()),
-        None => source_file::describe(path).map(|source| (source, false)),
-    };
-    let same = match compared {
-        Ok((source, same)) => {
-            work.source = source;
-            same
-        }
-        Err(failure) => return bad(work, failure),
-    };
-    let finished = matches!(stage, Some(Stage::Done(_)));
-    if let Some(mut begun) = stage.filter(|_| same).and_then(Stage::into_begun) {
-        let chunks = begun.chunks.len();
-        begun.chunks.retain(|number, chunk| {
-            std::fs::metadata(file(*number)).is_ok_and(|found| found.len() == chunk.bytes)
-        });
-        if finished && begun.chunks.len() == chunks {
-            return Looked::Finished;
-        }
-        work.kept = Some(Begun { source: work.source.clone(), ..begun });
-    }
-    match Input::open(path) {
-        Ok(input) => Looked::Work(Work { duration_s: input.facts.duration_s, ..work }),
-        Err(failure) => bad(work, failure),
-    }
-}
-
 /// Removes what there is of a video that failed, and logs it.
 fn give_up(state: &State, work: &Work, failed: &Failed) -> Result<Video, WriteError> {
     if failed.kind != "name" {
@@ -319,14 +184,16 @@ fn make_all(
             Ok(()) => return progress.finished(),
             Err(VideoFailure::Stopped) => return,
             Err(VideoFailure::Write(error)) => Err(error),
-            Err(VideoFailure::Bad(reason)) => give_up(state, work, &reason).and_then(|video| state.done(video)).map(|()| {
-                progress.failed();
-                failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((work.video.clone(), reason));
-            }),
+            Err(VideoFailure::Bad(reason)) => {
+                give_up(state, work, &reason).and_then(|video| state.done(video)).map(|()| {
+                    progress.failed();
+                    failed.lock().unwrap_or_else(PoisonError::into_inner).push((work.video.clone(), reason));
+                })
+            }
         };
         if let Err(error) = broke {
             broken.store(true, Ordering::Relaxed);
-            first.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(error);
+            first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         }
     };
     std::thread::scope(|scope| {

@@ -112,8 +112,10 @@ fn colours(frame: &Frame) -> (Pixel, Colours) {
         colours.range = ffi::AVColorRange::AVCOL_RANGE_MPEG;
         return (Pixel::YUV420P, colours);
     }
-    let full_by_format =
-        matches!(frame.format(), Pixel::YUVJ420P | Pixel::YUVJ422P | Pixel::YUVJ444P | Pixel::YUVJ440P | Pixel::YUVJ411P);
+    let full_by_format = matches!(
+        frame.format(),
+        Pixel::YUVJ420P | Pixel::YUVJ422P | Pixel::YUVJ444P | Pixel::YUVJ440P | Pixel::YUVJ411P
+    );
     if full_by_format {
         colours.range = ffi::AVColorRange::AVCOL_RANGE_JPEG;
     }
@@ -147,9 +149,8 @@ mod tests {
 
     #[test]
     fn sizes_are_square_even_and_never_larger() {
-        let size = |width, height, aspect| {
-            Shape { width, height, aspect, orientation: Orientation::default() }.scaled(288)
-        };
+        let size =
+            |width, height, aspect| Shape { width, height, aspect, orientation: Orientation::default() }.scaled(288);
         assert_eq!(size(1920, 1080, 1.0), [512, 288]);
         assert_eq!(size(1080, 1920, 1.0), [288, 512]);
         assert_eq!(size(321, 241, 1.0), [320, 240]);

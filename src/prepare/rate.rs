@@ -19,6 +19,9 @@ const COMMON: [[u32; 2]; 12] = [
 /// Between the mean rate and the nominal one there may be this share: a few frames lost.
 const TOLERANCE: f64 = 0.1;
 
+/// Of a camera's rate this share may be lost: in the dark, or under load. Not half, which is another rate.
+const MOST_LOST: f64 = 0.4;
+
 /// Largest rate and largest term of it, which MPEG-4 stores in 16 bits.
 const MAX_FPS: f64 = 1000.0;
 const MAX_TERM: u32 = 65_535;
@@ -26,8 +29,9 @@ const MAX_TERM: u32 = 65_535;
 /// The constant rate for a source. `nominal` is the rate that all times are multiples of, as FFmpeg finds it; `mean` is
 /// frames over duration. Either may be unknown (0).
 ///
-/// Taken is the nominal rate where the mean is near it: always, for a constant rate. Otherwise the rate is variable, and
-/// the common rate nearest to the mean is taken, if it is near, else the mean.
+/// Taken is the nominal rate where the mean is near it: always, for a constant rate; or where it is a camera's and the
+/// mean not much lower. Otherwise the rate is variable, and the common rate nearest to the mean is taken, if it is near,
+/// else the mean.
 pub fn constant_rate(nominal: [u32; 2], mean: [u32; 2]) -> Option<[u32; 2]> {
     let value = |[numerator, denominator]: [u32; 2]| f64::from(numerator) / f64::from(denominator);
     let usable = |rate: [u32; 2]| !rate.contains(&0) && value(rate) <= MAX_FPS;
@@ -38,8 +42,10 @@ pub fn constant_rate(nominal: [u32; 2], mean: [u32; 2]) -> Option<[u32; 2]> {
     if !usable(mean) {
         return usable(nominal).then(|| storable(reduced(nominal)));
     }
+    let lost = |rate: [u32; 2]| 1.0 - value(mean) / value(rate);
     let off = |rate: [u32; 2]| (value(rate) - value(mean)).abs() / value(mean);
-    if usable(nominal) && off(nominal) <= TOLERANCE {
+    let camera = COMMON.contains(&reduced(nominal)) && value(mean) < value(nominal) && lost(nominal) <= MOST_LOST;
+    if usable(nominal) && (off(nominal) <= TOLERANCE || camera) {
         return Some(storable(reduced(nominal)));
     }
     let nearest = COMMON.into_iter().min_by(|a, b| off(*a).total_cmp(&off(*b)));
@@ -81,6 +87,10 @@ mod tests {
             ([30, 1], [0, 0], [30, 1]),
             ([0, 1], [24, 1], [24, 1]),
             ([60, 2], [60, 2], [30, 1]),
+            // One frame in seven is missing.
+            ([30, 1], [257, 10], [30, 1]),
+            // Fields.
+            ([50, 1], [25, 1], [25, 1]),
         ] {
             assert_eq!(constant_rate(nominal, mean), Some(expected), "{nominal:?} {mean:?}");
         }

@@ -49,8 +49,10 @@ pub fn verify(
         }
     }
     checked.videos = begun.len();
-    let chunks: Vec<(&Begun, usize, Chunk)> =
-        begun.iter().flat_map(|video| video.chunks.iter().map(move |(number, chunk)| (video, *number, *chunk))).collect();
+    let chunks: Vec<(&Begun, usize, Chunk)> = begun
+        .iter()
+        .flat_map(|video| video.chunks.iter().map(move |(number, chunk)| (video, *number, *chunk)))
+        .collect();
     checked.chunks = chunks.len();
     let (wrong, frames, bytes) = (Mutex::new(Vec::new()), AtomicU64::new(0), AtomicU64::new(0));
     in_parallel(&chunks, workers, |(video, number, chunk)| {

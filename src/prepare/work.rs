@@ -40,7 +40,8 @@ pub fn make(work: &Work, shared: &Shared) -> Result<(), VideoFailure> {
     let state = shared.state;
     let mut input = Input::open(&work.path)?;
     let (fps, mut frame) = (input.facts.fps, Frame::empty());
-    let none = |input: &Input| VideoFailure::bad("no-frames", format!("no picture can be decoded, {} errors", input.errors));
+    let none =
+        |input: &Input| VideoFailure::bad("no-frames", format!("no picture can be decoded, {} errors", input.errors));
     let Some(first) = input.next(&mut frame)? else {
         return Err(none(&input));
     };
@@ -52,7 +53,8 @@ pub fn make(work: &Work, shared: &Shared) -> Result<(), VideoFailure> {
     let begun = Begun { video, source: work.source.clone(), fps, width, height, chunks: kept.clone() };
     state.begin(begun)?;
 
-    let mut cutter = Cutter { work, shared, converter, kept, done: BTreeMap::new(), encoder: None, emitted: 0, repeated: 0 };
+    let mut cutter =
+        Cutter { work, shared, converter, kept, done: BTreeMap::new(), encoder: None, emitted: 0, repeated: 0 };
     let (mut held, mut held_at, mut dropped) = (frame, first, 0);
     let mut frame = Frame::empty();
     while let Some(number) = input.next(&mut frame)? {
@@ -74,7 +76,11 @@ pub fn make(work: &Work, shared: &Shared) -> Result<(), VideoFailure> {
     cutter.emit(&mut held, held_at + 1)?;
     let (chunks, repeated) = cutter.end()?;
     if input.errors > 0 {
-        tracing::warn!("{} errors while decoding, {repeated} frames shown again: {}", input.errors, work.path.display());
+        tracing::warn!(
+            "{} errors while decoding, {repeated} frames shown again: {}",
+            input.errors,
+            work.path.display()
+        );
     }
     let chunks: Vec<Chunk> = chunks.into_values().collect();
     tidy(state.folder(), &state.settings, &work.video, chunks.len())?;
@@ -172,7 +178,8 @@ pub fn tidy(folder: &Path, settings: &Settings, video: &str, chunks: usize) -> R
     for entry in std::fs::read_dir(place).map_err(failed(place))? {
         let path = entry.map_err(failed(place))?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
-        let start = name.strip_suffix(&format!(".{}", crate::data::manifest::EXTENSION)).and_then(|s| s.parse::<u64>().ok());
+        let start =
+            name.strip_suffix(&format!(".{}", crate::data::manifest::EXTENSION)).and_then(|s| s.parse::<u64>().ok());
         match start {
             // Only what `Settings::file` can have made.
             Some(start) if start >= chunks as u64 * u64::from(settings.chunk_s) && name == format!("{start}.mp4") => {

@@ -35,6 +35,7 @@ pub use html::{
 };
 pub use jsonl::{EvalRecord, MetricsLog, Record, StepRecord, read_metrics};
 pub use picture::Picture;
+#[cfg(feature = "video")]
 pub(crate) use progress::format_duration;
 pub use progress::{Progress, ProgressPlan};
 pub use results::{Results, Scores};

@@ -60,7 +60,8 @@ fn lists_name_videos_anywhere() {
     write_coded(&raw.join("a/P01_01.mp4"), 10.0, 12);
     write_coded(&raw.join("b/P02_11.mp4"), 10.0, 5);
     write_coded(&raw.join("b/P03_01.mp4"), 10.0, 5);
-    std::fs::write(&list, format!("# two of three\n\nraw/a/P01_01.mp4\r\n{}\n", raw.join("b/P02_11.mp4").display())).unwrap();
+    std::fs::write(&list, format!("# two of three\n\nraw/a/P01_01.mp4\r\n{}\n", raw.join("b/P02_11.mp4").display()))
+        .unwrap();
     assert_eq!(run(&options(&list, &out)).unwrap().made, 2);
     assert_eq!(video_files(&out), ["P01/P01_01/0.mp4", "P01/P01_01/1.mp4", "P02/P02_11/0.mp4"]);
     std::fs::write(&list, [0xff, 0xfe, b'\n']).unwrap();
@@ -83,7 +84,8 @@ fn a_variable_rate_becomes_constant() {
     let (settings, videos) = manifest_of(&out);
     let ready = ready(&videos["holes"]);
     assert_eq!((ready.fps, ready.frames(), ready.repeated), ([30, 1], 100, 14));
-    let found: Vec<u64> = (0..ready.chunks.len()).flat_map(|chunk| codes(&out.join(settings.file("holes", chunk)))).collect();
+    let found: Vec<u64> =
+        (0..ready.chunks.len()).flat_map(|chunk| codes(&out.join(settings.file("holes", chunk)))).collect();
     let expected: Vec<u64> = (0..100).map(|frame| if frame % 7 == 3 { frame - 1 } else { frame }).collect();
     assert_eq!(found, expected);
 }

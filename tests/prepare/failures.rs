@@ -40,8 +40,13 @@ fn bad_sources_are_counted_and_do_not_stop_the_run() {
     let summary = run(&options(&raw, &out)).unwrap();
     assert_eq!(summary.made, 1);
     let taken = raw.join("good.mp4").display().to_string();
-    let expected =
-        [(&*taken, "name"), ("cut", "truncated"), ("sound", "no-video-stream"), ("text", "unreadable"), ("zero", "empty")];
+    let expected = [
+        (&*taken, "name"),
+        ("cut", "truncated"),
+        ("sound", "no-video-stream"),
+        ("text", "unreadable"),
+        ("zero", "empty"),
+    ];
     assert_eq!(kinds(&summary), BTreeMap::from(expected), "{:?}", summary.failed);
     assert_eq!(video_files(&out), ["good/0.mp4", "good/1.mp4"], "nothing is left of what failed");
     let (_, videos) = manifest_of(&out);
@@ -103,7 +108,8 @@ fn odd_files_are_prepared_or_refused() {
     let summary = run(&Options { gop: 12, ..options(&shared.join("hard"), out.path()) }).unwrap();
     for (video, failed) in &summary.failed {
         println!("{video}: {}: {}", failed.kind, failed.reason);
-        let meant = ["bad_", "derived_truncated", "corrupted_", "gap_1frame"].iter().any(|prefix| video.starts_with(prefix));
+        let meant =
+            ["bad_", "derived_truncated", "corrupted_", "gap_1frame"].iter().any(|prefix| video.starts_with(prefix));
         assert!(meant, "{video}: {}", failed.reason);
     }
     assert!(summary.made >= 20, "{summary:?}");

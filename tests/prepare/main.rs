@@ -36,7 +36,8 @@ fn coded(number: u64, width: usize, height: usize) -> Vec<u8> {
 fn decoded(pixels: &[u8], width: usize, height: usize) -> u64 {
     (0..ROWS * COLUMNS)
         .filter(|bit| {
-            let (x, y) = ((2 * (bit % COLUMNS) + 1) * width / (2 * COLUMNS), (2 * (bit / COLUMNS) + 1) * height / (2 * ROWS));
+            let (x, y) =
+                ((2 * (bit % COLUMNS) + 1) * width / (2 * COLUMNS), (2 * (bit / COLUMNS) + 1) * height / (2 * ROWS));
             pixels[3 * (y * width + x)] > 128
         })
         .fold(0, |number, bit| number | 1 << bit)
@@ -105,7 +106,9 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             let path = entry.unwrap().path();
             match path.is_dir() {
                 true => folders.push(path),
-                false => drop(files.insert(path.strip_prefix(folder).unwrap().to_owned(), std::fs::read(&path).unwrap())),
+                false => {
+                    drop(files.insert(path.strip_prefix(folder).unwrap().to_owned(), std::fs::read(&path).unwrap()))
+                }
             }
         }
     }

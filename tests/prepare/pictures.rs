@@ -46,12 +46,18 @@ fn what_ffmpeg_makes_odd_comes_out_right() {
         ("rotated-270", "-c copy -metadata:s:v:0 rotate=270", (96, 160)),
         ("odd", "-vf crop=101:75:0:0:exact=1 -pix_fmt yuv444p -c:v ffv1", (100, 74)),
         ("full-range", "-vf scale=out_range=full -pix_fmt yuvj420p -c:v mjpeg -q:v 2 -color_range pc", (160, 96)),
-        ("bt709", "-vf scale=out_color_matrix=bt709 -colorspace bt709 -color_primaries bt709 -color_trc bt709 -c:v libx264 -crf 5", (160, 96)),
+        (
+            "bt709",
+            "-vf scale=out_color_matrix=bt709 -colorspace bt709 -color_primaries bt709 -color_trc bt709 -c:v libx264 -crf 5",
+            (160, 96),
+        ),
         ("rgb", "-pix_fmt bgr0 -c:v ffv1", (160, 96)),
         ("ten-bit", "-pix_fmt yuv420p10le -c:v ffv1", (160, 96)),
     ];
     for (name, args, size) in cases {
-        let raw = folder.path().join(format!("{name}.{}", if args.contains("copy") || name == "bt709" { "mp4" } else { "mkv" }));
+        let raw = folder
+            .path()
+            .join(format!("{name}.{}", if args.contains("copy") || name == "bt709" { "mp4" } else { "mkv" }));
         if !ffmpeg(args, [&plain, &raw]) {
             continue;
         }

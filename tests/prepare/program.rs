@@ -38,7 +38,11 @@ fn finished(out: &Path) -> BTreeMap<String, SystemTime> {
         return BTreeMap::new();
     }
     let modified = |name: &String| std::fs::metadata(out.join(name)).unwrap().modified().unwrap();
-    video_files(out).into_iter().filter(|name| !name.contains(".tmp-")).map(|name| (name.clone(), modified(&name))).collect()
+    video_files(out)
+        .into_iter()
+        .filter(|name| !name.contains(".tmp-"))
+        .map(|name| (name.clone(), modified(&name)))
+        .collect()
 }
 
 #[test]
@@ -51,7 +55,8 @@ fn kills_change_nothing() {
         let before = finished(&out);
         let mut child = quiet(prepare(&raw, &out));
         let give_up = Instant::now() + Duration::from_secs(60);
-        while finished(&out).len() < before.len() + 2 && child.try_wait().unwrap().is_none() && Instant::now() < give_up {
+        while finished(&out).len() < before.len() + 2 && child.try_wait().unwrap().is_none() && Instant::now() < give_up
+        {
             std::thread::sleep(Duration::from_millis(1));
         }
         std::thread::sleep(Duration::from_millis(7 * kill));
@@ -115,7 +120,9 @@ fn a_dry_run_writes_nothing() {
     let dry = prepare(&raw, &out).arg("--dry-run").output().unwrap();
     let text = text(&dry);
     assert!(dry.status.success(), "{text}");
-    for expected in ["4 videos to make, 0.01 h", "1 cannot be opened", "zero.mp4", "about ", "with 2 workers", "are free"] {
+    for expected in
+        ["4 videos to make, 0.01 h", "1 cannot be opened", "zero.mp4", "about ", "with 2 workers", "are free"]
+    {
         assert!(text.contains(expected), "{expected:?} is not in {text}");
     }
     assert!(!out.exists());

@@ -34,7 +34,10 @@ fn a_full_disk_keeps_what_is_finished_and_says_what_is_missing() {
     let PrepareError::DiskFull { videos, .. } = &error else { panic!("{error}") };
     assert!((1..=3).contains(videos), "{videos}");
     let text = error.to_string();
-    assert!(text.contains("disk full") && text.contains("needs about ") && text.contains("run the same command again"), "{text}");
+    assert!(
+        text.contains("disk full") && text.contains("needs about ") && text.contains("run the same command again"),
+        "{text}"
+    );
     assert_eq!(video_files(&out).len(), 4);
 
     let before = written.lock().unwrap().clone();

@@ -74,10 +74,18 @@ fn the_manifest_answers_instead_of_the_files() {
 fn training_reads_prepared_videos_and_counts_the_absent() {
     let folder = tempfile::tempdir().unwrap();
     let out = prepared(folder.path());
-    let rows: String = (0..10).map(|i| format!("ntsc,{},{},x\n", 0.5 * f64::from(i), 0.5 * f64::from(i) + 1.2)).collect();
+    let rows: String =
+        (0..10).map(|i| format!("ntsc,{},{},x\n", 0.5 * f64::from(i), 0.5 * f64::from(i) + 1.2)).collect();
     let source = load(&config(folder.path(), &out, &(rows + "zero,0,1,x\nnone,0,1,x\n"))).unwrap();
     let sources: Arc<[Source]> = [source].into();
-    let config = LoaderConfig { epochs: 1, batch_size: 4, frames: 4, size_px: 32, max_bad_share: 0.5, ..LoaderConfig::default() };
+    let config = LoaderConfig {
+        epochs: 1,
+        batch_size: 4,
+        frames: 4,
+        size_px: 32,
+        max_bad_share: 0.5,
+        ..LoaderConfig::default()
+    };
     let mut loader = Loader::train(sources, config, Position::default()).unwrap();
     assert_eq!(loader.by_ref().map(Result::unwrap).count(), 3);
     let kinds: Vec<_> = loader.failures().kinds().collect();

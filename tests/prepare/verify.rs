@@ -25,9 +25,8 @@ fn each_kind_of_damage_is_found_and_repaired() {
     let problems = || {
         let checked = prepare::verify(&out, 2, false, &|| false).unwrap();
         assert_eq!((checked.videos, checked.chunks, checked.frames, checked.failed), (2, 5, 120, 1));
-        let text = |(path, problem): &(PathBuf, String)| {
-            format!("{}: {problem}", path.strip_prefix(&out).unwrap().display())
-        };
+        let text =
+            |(path, problem): &(PathBuf, String)| format!("{}: {problem}", path.strip_prefix(&out).unwrap().display());
         checked.wrong.iter().map(text).collect::<Vec<_>>()
     };
     assert_eq!(problems(), [""; 0]);

@@ -251,7 +251,8 @@ fn check(settings: &Settings, video: &Video) -> Result<(), String> {
         let full = settings.first_frame(number + 1, *fps) - settings.first_frame(number, *fps);
         let last = number + 1 == chunks.len();
         let frames = u64::from(chunk.frames);
-        let fits = if settings.chunk_s == 0 { frames > 0 } else { frames == full || (last && 0 < frames && frames < full) };
+        let fits =
+            if settings.chunk_s == 0 { frames > 0 } else { frames == full || (last && 0 < frames && frames < full) };
         if !fits {
             return Err(format!("chunk {number} of {} has {frames} frames, a full one {full}", chunks.len()));
         }

@@ -33,9 +33,13 @@ enum Entry {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Absent {
     Unknown,
-    Failed { reason: String },
+    Failed {
+        reason: String,
+    },
     /// The stretch begins after the video's end.
-    Beyond { video_s: f64 },
+    Beyond {
+        video_s: f64,
+    },
 }
 
 /// A chunk file as the manifest describes it.
