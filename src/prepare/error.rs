@@ -56,9 +56,14 @@ pub enum VideoFailure {
     Stopped,
 }
 
+/// A fault of a video: its kind, to count by, and the reason.
+pub fn fault(kind: &str, reason: impl Into<String>) -> Failed {
+    Failed { kind: kind.into(), reason: reason.into() }
+}
+
 impl VideoFailure {
     pub fn bad(kind: &str, reason: impl Into<String>) -> Self {
-        Self::Bad(Failed { kind: kind.into(), reason: reason.into() })
+        Self::Bad(fault(kind, reason))
     }
 
     /// What FFmpeg refused to do.
@@ -70,5 +75,11 @@ impl VideoFailure {
 impl From<WriteError> for VideoFailure {
     fn from(error: WriteError) -> Self {
         Self::Write(error)
+    }
+}
+
+impl From<Failed> for VideoFailure {
+    fn from(failed: Failed) -> Self {
+        Self::Bad(failed)
     }
 }

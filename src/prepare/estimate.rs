@@ -52,7 +52,9 @@ pub fn estimate(options: &Options, stop: &(dyn Fn() -> bool + Sync)) -> Result<E
         match looked {
             Looked::Finished => found += 1,
             Looked::Work(work) => works.push(work),
-            Looked::Bad(work, failed) => failures.push(format!("{}: {}", work.path.display(), failed.reason)),
+            Looked::Bad(work, failed) | Looked::Away(work, failed) => {
+                failures.push(format!("{}: {}", work.path.display(), failed.reason))
+            }
         }
     }
     failures.sort();

@@ -1,8 +1,9 @@
 //! A source opened: what it is, and its frames in order, on the constant rate that its chunks will have.
 
-use super::error::VideoFailure;
+use super::error::{VideoFailure, fault};
 use super::picture::Shape;
 use super::rate;
+use crate::data::manifest::Failed;
 use crate::video::orientation::Orientation;
 use ffmpeg_next as ffmpeg;
 use ffmpeg_next::codec::packet::side_data::Type as SideData;
@@ -45,26 +46,26 @@ pub struct Input {
 }
 
 impl Input {
-    pub fn open(path: &Path) -> Result<Self, VideoFailure> {
+    pub fn open(path: &Path) -> Result<Self, Failed> {
         set_up();
-        let unreadable = |error: Error| VideoFailure::bad("unreadable", error.to_string());
-        let metadata = std::fs::metadata(path).map_err(|error| VideoFailure::bad("unreadable", error.to_string()))?;
+        let unreadable = |error: Error| fault("unreadable", error.to_string());
+        let metadata = std::fs::metadata(path).map_err(|error| fault("unreadable", error.to_string()))?;
         if metadata.len() == 0 {
-            return Err(VideoFailure::bad("empty", "the file is empty"));
+            return Err(fault("empty", "the file is empty"));
         }
         // FFmpeg's binding takes UTF-8 only. The prefix keeps a colon from being read as a protocol.
         let url = path.to_str().filter(|path| !path.contains('\0')).map(|path| format!("file:{path}"));
-        let url = url.ok_or_else(|| VideoFailure::bad("name", "the path is not UTF-8"))?;
+        let url = url.ok_or_else(|| fault("name", "the path is not UTF-8"))?;
         let mut options = Dictionary::new();
         // A playlist must not reach for other machines.
         options.set("protocol_whitelist", "file");
         let mut input = format::input_with_dictionary(&url, options).map_err(unreadable)?;
-        let stream = main_stream(&mut input).ok_or_else(|| VideoFailure::bad("no-video-stream", "no video stream"))?;
-        let video = input.stream(stream).ok_or_else(|| VideoFailure::bad("no-video-stream", "no video stream"))?;
+        let stream = main_stream(&mut input).ok_or_else(|| fault("no-video-stream", "no video stream"))?;
+        let video = input.stream(stream).ok_or_else(|| fault("no-video-stream", "no video stream"))?;
         let parameters = video.parameters();
         let id = parameters.id();
         let codec = decoder::find(id)
-            .ok_or_else(|| VideoFailure::bad("no-decoder", format!("this FFmpeg does not decode {}", id.name())))?;
+            .ok_or_else(|| fault("no-decoder", format!("this FFmpeg does not decode {}", id.name())))?;
         let mut context = ffmpeg::codec::Context::from_parameters(parameters).map_err(unreadable)?;
         context.set_threading(ffmpeg::threading::Config::count(1));
         let time_base = video.time_base();
@@ -202,11 +203,11 @@ fn main_stream(input: &mut format::context::Input) -> Option<usize> {
     (!cover).then_some(best)
 }
 
-fn frame_rate(video: &ffmpeg::Stream) -> Result<[u32; 2], VideoFailure> {
+fn frame_rate(video: &ffmpeg::Stream) -> Result<[u32; 2], Failed> {
     let rate = |rate: Rational| [rate.0, rate.1].map(|term| u32::try_from(term).unwrap_or(0));
     let (nominal, mean) = (rate(video.rate()), rate(video.avg_frame_rate()));
     rate::constant_rate(nominal, mean)
-        .ok_or_else(|| VideoFailure::bad("no-frame-rate", format!("no frame rate: {nominal:?}, on average {mean:?}")))
+        .ok_or_else(|| fault("no-frame-rate", format!("no frame rate: {nominal:?}, on average {mean:?}")))
 }
 
 fn duration_s(input: &format::context::Input, video: &ffmpeg::Stream) -> f64 {
@@ -217,7 +218,7 @@ fn duration_s(input: &format::context::Input, video: &ffmpeg::Stream) -> f64 {
 }
 
 /// Size, shape of pixels, and how pictures are turned.
-fn shape(video: &ffmpeg::Stream) -> Result<Shape, VideoFailure> {
+fn shape(video: &ffmpeg::Stream) -> Result<Shape, Failed> {
     // SAFETY: a live stream with its parameters; the guess reads both.
     let (width, height, aspect) = unsafe {
         let stream = video.as_ptr().cast_mut();
@@ -228,7 +229,7 @@ fn shape(video: &ffmpeg::Stream) -> Result<Shape, VideoFailure> {
     let [width, height] = [width, height].map(|side| u32::try_from(side).unwrap_or(0));
     if width.min(height) < MIN_SIDE_PX {
         let reason = format!("pictures of {width}x{height} px are below {MIN_SIDE_PX}x{MIN_SIDE_PX}");
-        return Err(VideoFailure::bad("tiny", reason));
+        return Err(fault("tiny", reason));
     }
     let matrix = video.side_data().find(|data| data.kind() == SideData::DisplayMatrix);
     let orientation = match matrix.as_ref().filter(|matrix| matrix.data().len() >= 36) {
@@ -236,9 +237,8 @@ fn shape(video: &ffmpeg::Stream) -> Result<Shape, VideoFailure> {
         Some(matrix) => {
             let number = |at: usize| matrix.data()[4 * at..][..4].try_into().map_or(0, i32::from_ne_bytes);
             let matrix = [number(0), number(1), number(3), number(4)];
-            Orientation::from_matrix(matrix).ok_or_else(|| {
-                VideoFailure::bad("rotation", format!("{matrix:?} turns by no multiple of 90 degrees"))
-            })?
+            Orientation::from_matrix(matrix)
+                .ok_or_else(|| fault("rotation", format!("{matrix:?} turns by no multiple of 90 degrees")))?
         }
     };
     let aspect = if aspect.num > 0 && aspect.den > 0 { f64::from(aspect.num) / f64::from(aspect.den) } else { 1.0 };

@@ -1,6 +1,6 @@
 //! Looks at sources before the work begins: what has changed, what is there, how long each is.
 
-use super::error::VideoFailure;
+use super::error::fault;
 use super::input::Input;
 use super::plan::Plan;
 use super::state::{Begun, Stage};
@@ -14,7 +14,10 @@ use std::sync::{Mutex, PoisonError};
 pub enum Looked {
     Finished,
     Work(Work),
+    /// It cannot be prepared.
     Bad(Work, Failed),
+    /// It cannot be read now, but was when it was prepared.
+    Away(Work, Failed),
 }
 
 /// Looks at every video, of which `known` may tell something.
@@ -47,27 +50,19 @@ fn look(
     let source = source_file::undescribed(path, std::fs::metadata(path).ok().as_ref());
     let mut work = Work { path: path.to_owned(), video: video.to_owned(), source, kept: None, duration_s: 0.0 };
     if let Some(problem) = problem {
-        let failed = Failed { kind: "name".into(), reason: problem.to_owned() };
-        return Looked::Bad(work, failed);
+        return Looked::Bad(work, fault("name", problem));
     }
-    let bad = |work: Work, failure: VideoFailure| match failure {
-        VideoFailure::Bad(failed) => Looked::Bad(work, failed),
-        // Looking neither writes nor waits.
-        VideoFailure::Write(error) => {
-            Looked::Bad(work, Failed { kind: "unreadable".into(), reason: error.to_string() })
-        }
-        VideoFailure::Stopped => Looked::Work(work),
-    };
     let compared = match &stage {
         Some(stage) => source_file::compare(path, stage.source()),
         None => source_file::describe(path).map(|source| (source, false)),
     };
-    let same = match compared {
-        Ok((source, same)) => {
+    let same = match (compared, stage.clone().and_then(Stage::into_begun)) {
+        (Ok((source, same)), _) => {
             work.source = source;
             same
         }
-        Err(failure) => return bad(work, failure),
+        (Err(failed), None) => return Looked::Bad(work, failed),
+        (Err(failed), Some(_)) => return Looked::Away(work, failed),
     };
     let finished = matches!(stage, Some(Stage::Done(_)));
     if let Some(mut begun) = stage.filter(|_| same).and_then(Stage::into_begun) {
@@ -82,6 +77,7 @@ fn look(
     }
     match Input::open(path) {
         Ok(input) => Looked::Work(Work { duration_s: input.facts.duration_s, ..work }),
-        Err(failure) => bad(work, failure),
+        Err(failed) if work.kept.is_some() => Looked::Away(work, failed),
+        Err(failed) => Looked::Bad(work, failed),
     }
 }

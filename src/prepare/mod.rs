@@ -41,6 +41,7 @@ use plan::Plan;
 use progress::Progress;
 use state::State;
 use std::collections::{BTreeSet, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -116,6 +117,14 @@ pub fn run(
                 state.done(give_up(&state, &work, &failed)?)?;
                 summary.failed.push((work.video, failed));
             }
+            Looked::Away(work, failed) => {
+                let reason = &failed.reason;
+                tracing::warn!(
+                    "what is prepared of it stays, but cannot be read now: {}: {reason}",
+                    work.path.display()
+                );
+                summary.failed.push((work.video, failed));
+            }
         }
     }
     clean(&state, &works)?;
@@ -179,7 +188,13 @@ fn make_all(
     let stop = || stop() || broken.load(Ordering::Relaxed);
     let shared = Shared { state, progress, write, stop: &stop };
     let make = |work: &Work| {
-        let made = if stop() { Err(VideoFailure::Stopped) } else { work::make(work, &shared) };
+        if stop() {
+            return;
+        }
+        // A panic must not take the others along, nor leave them waiting.
+        let made = catch_unwind(AssertUnwindSafe(|| work::make(work, &shared)));
+        let made =
+            made.unwrap_or_else(|_| Err(VideoFailure::bad("panic", "the program failed on it: please report this")));
         let broke = match made {
             Ok(()) => return progress.finished(),
             Err(VideoFailure::Stopped) => return,

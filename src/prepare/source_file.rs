@@ -1,7 +1,7 @@
 //! Whether a source is still the file that its video was made from.
 
-use super::error::VideoFailure;
-use crate::data::manifest::SourceFile;
+use super::error::fault;
+use crate::data::manifest::{Failed, SourceFile};
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -13,12 +13,12 @@ const SAMPLE_BYTES: u64 = 64 << 10;
 
 /// Looks at a source: size, time of last change, XXH3 (128 bits) of its content. Of files above 1.5 MiB 24 samples of 64
 /// KiB are hashed, the first and the last bytes among them: to read all would take as long as to decode.
-pub fn describe(path: &Path) -> Result<SourceFile, VideoFailure> {
-    let failed = |error: io::Error| VideoFailure::bad("unreadable", error.to_string());
+pub fn describe(path: &Path) -> Result<SourceFile, Failed> {
+    let failed = |error: io::Error| fault("unreadable", error.to_string());
     let file = File::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
-        return Err(VideoFailure::bad("unreadable", "not a regular file"));
+        return Err(fault("unreadable", "not a regular file"));
     }
     let hash = hash(file, metadata.len()).map_err(failed)?;
     Ok(SourceFile { hash, ..undescribed(path, Some(&metadata)) })
@@ -37,7 +37,7 @@ pub fn undescribed(path: &Path, metadata: Option<&Metadata>) -> SourceFile {
 }
 
 /// The source as it is now, and whether it is what `known` describes: the same size and time, or the same content.
-pub fn compare(path: &Path, known: &SourceFile) -> Result<(SourceFile, bool), VideoFailure> {
+pub fn compare(path: &Path, known: &SourceFile) -> Result<(SourceFile, bool), Failed> {
     let metadata = std::fs::metadata(path).ok();
     let now = undescribed(path, metadata.as_ref());
     if (now.bytes, now.modified_ns) == (known.bytes, known.modified_ns) && !known.hash.is_empty() {

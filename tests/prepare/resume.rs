@@ -107,6 +107,20 @@ fn what_changed_is_made_anew_and_nothing_else() {
     assert_eq!(videos.keys().collect::<Vec<_>>(), ["a", "b/c", "d", "e"]);
 }
 
+/// A disk that is not there today must not cost what was prepared from it.
+#[test]
+fn what_cannot_be_read_now_keeps_its_video() {
+    let folder = tempfile::tempdir().unwrap();
+    let (raw, out, list) = (raw_videos(folder.path()), folder.path().join("out"), folder.path().join("list"));
+    std::fs::write(&list, "raw/a.mp4\nraw/b/c.mp4\n").unwrap();
+    run(&options(&list, &out)).unwrap();
+    let before = contents(&out);
+    std::fs::rename(&raw, folder.path().join("away")).unwrap();
+    let summary = run(&options(&list, &out)).unwrap_err().to_string();
+    assert!(summary.contains("all 2 videos failed"), "{summary}");
+    assert_eq!(contents(&out), before);
+}
+
 #[test]
 fn other_settings_are_refused_with_the_difference() {
     let folder = tempfile::tempdir().unwrap();
