@@ -98,12 +98,7 @@ fn options_out_of_range_are_named() {
 /// The real files that are odd or damaged: no crash, and what decodes whole is prepared.
 #[test]
 fn odd_files_are_prepared_or_refused() {
-    let shared = std::env::var_os("AVION_SHARED_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
-    if !shared.join("hard").is_dir() {
-        println!("SKIPPED: needs ../shared/data");
-        return;
-    }
+    let Some(shared) = common::shared_data() else { return };
     let out = tempfile::tempdir().unwrap();
     let summary = run(&Options { gop: 12, ..options(&shared.join("hard"), out.path()) }).unwrap();
     for (video, failed) in &summary.failed {

@@ -2,6 +2,8 @@
 #![cfg(feature = "video")]
 
 mod chunks;
+#[path = "../common/mod.rs"]
+mod common;
 mod failures;
 mod pictures;
 mod program;
