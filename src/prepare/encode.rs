@@ -24,7 +24,7 @@ pub fn exists(codec: &str) -> bool {
     [X264, MPEG4].contains(&codec) && encoder::find_by_name(codec).is_some()
 }
 
-/// What makes H.264 fast to decode (x264's `tune=fastdecode`): together 35% of the time to read a clip, for 13% more bytes
+/// What makes H.264 fast to decode (x264's `tune=fastdecode`): together 38% of the time to read a clip, for 13% more bytes
 /// and 0.4 dB; see "Prepared videos" in `benches/NOTES.md`.
 const X264_PARAMS: &str = "no-deblock=1:cabac=0:weightp=0";
 
