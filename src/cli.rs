@@ -281,7 +281,7 @@ pub struct PrepareArgs {
     /// What to encode with.
     #[arg(long, value_enum, default_value = "auto")]
     pub codec: PrepareCodec,
-    /// H.264: constant rate factor, 0 to 51 [default: 24]; MPEG-4: quantiser, 1 to 31 [default: 4]. Lower is better.
+    /// H.264: constant rate factor, 0 to 51 [default: 24]; MPEG-4: quantiser, 1 to 31 [default: 6]. Lower is better.
     #[arg(long, visible_alias = "crf", value_name = "N")]
     pub quality: Option<u32>,
     /// H.264: x264's preset; slower ones are better at the same size, and as fast to read.

@@ -17,7 +17,7 @@ pub const PRESETS: [&str; 10] =
 
 /// Defaults of the two scales of quality.
 pub const X264_CRF: u32 = 24;
-pub const MPEG4_QUANTISER: u32 = 4;
+pub const MPEG4_QUANTISER: u32 = 6;
 
 /// Whether FFmpeg has an encoder of this name that we know how to use.
 pub fn exists(codec: &str) -> bool {
@@ -53,6 +53,8 @@ pub struct Encoder {
     encoder: encoder::Video,
     time_base: Rational,
     gop: u32,
+    /// MPEG-4's quantiser, as FFmpeg scales it.
+    quality: i32,
     packets: Vec<Packet>,
     frames: u32,
 }
@@ -81,6 +83,7 @@ impl Encoder {
         video.set_aspect_ratio(Rational(1, 1));
         video.set_gop(settings.gop);
         video.set_max_b_frames(0);
+        let quality = settings.quality as i32 * ffi::FF_QP2LAMBDA;
         let mut flags = codec::Flags::GLOBAL_HEADER | codec::Flags::CLOSED_GOP;
         let mut options = Dictionary::new();
         // Key frames where the length of a group says, not where pictures change.
@@ -93,7 +96,7 @@ impl Encoder {
         } else {
             options.set("sc_threshold", "1000000000");
             flags |= codec::Flags::QSCALE;
-            video.set_global_quality(settings.quality as i32 * ffi::FF_QP2LAMBDA);
+            video.set_global_quality(quality);
         }
         video.set_flags(flags);
         let colours = &format.colours;
@@ -107,13 +110,15 @@ impl Encoder {
             context.chroma_sample_location = colours.chroma;
         }
         let encoder = video.open_with(options).map_err(refused)?;
-        Ok(Self { encoder, time_base: rate.invert(), gop: settings.gop, packets: Vec::new(), frames: 0 })
+        Ok(Self { encoder, time_base: rate.invert(), gop: settings.gop, quality, packets: Vec::new(), frames: 0 })
     }
 
     /// Encodes the next frame, which must be of the chunk's format.
     pub fn push(&mut self, frame: &mut Frame) -> Result<(), VideoFailure> {
         frame.set_pts(Some(self.frames.into()));
         frame.set_kind(picture::Type::None);
+        // SAFETY: a plain field of an allocated frame. MPEG-4 takes its quantiser from each picture; x264 does not look.
+        unsafe { (*frame.as_mut_ptr()).quality = self.quality };
         self.encoder.send_frame(frame).map_err(|error| VideoFailure::refused("encoder", "encode a frame", error))?;
         self.frames += 1;
         self.drain();

@@ -42,7 +42,7 @@ fn settings(options: &Options, layout: Layout) -> Result<Settings, PrepareError>
         None if encode::exists(X264) => X264.to_owned(),
         None if encode::exists(MPEG4) => {
             tracing::warn!(
-                "this FFmpeg has no x264: videos are written as MPEG-4 part 2, twice as large at the same quality. Install an \
+                "this FFmpeg has no x264: videos are written as MPEG-4 part 2, a third larger at the same quality. Install an \
                  FFmpeg with libx264 for H.264"
             );
             MPEG4.to_owned()

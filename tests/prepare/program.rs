@@ -32,17 +32,16 @@ fn raw_videos(folder: &Path) -> PathBuf {
     raw
 }
 
-/// Finished chunks with the times of their files.
+/// Finished chunks with the times of their files, `VIDEO/0.mp4`; files may come and go meanwhile.
 fn finished(out: &Path) -> BTreeMap<String, SystemTime> {
-    if !out.is_dir() {
-        return BTreeMap::new();
-    }
-    let modified = |name: &String| std::fs::metadata(out.join(name)).unwrap().modified().unwrap();
-    video_files(out)
-        .into_iter()
-        .filter(|name| !name.contains(".tmp-"))
-        .map(|name| (name.clone(), modified(&name)))
-        .collect()
+    let list = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let files = list(out).flat_map(|folder| list(&folder).collect::<Vec<_>>());
+    let chunk = |path: PathBuf| {
+        let modified = std::fs::metadata(&path).ok()?.modified().ok()?;
+        let name = path.strip_prefix(out).ok()?.display().to_string();
+        name.ends_with(".mp4").then_some((name, modified))
+    };
+    files.filter_map(chunk).collect()
 }
 
 #[test]
