@@ -51,7 +51,19 @@ pub struct State {
     pub settings: Settings,
     inner: Mutex<Inner>,
     /// Locked as long as this process works here.
-    _lock: File,
+    _lock: Lock,
+}
+
+/// A locked folder. Unlocked by word: closing alone leaves it to a child that another thread is just starting, which
+/// holds a copy of the handle for a moment.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // The process's end does the same.
+        let _ = self.0.unlock();
+    }
 }
 
 #[derive(Debug)]
@@ -160,7 +172,7 @@ impl State {
         };
         let journal = open().map_err(|source| WriteError::new("write", &path, 0, source))?;
         let inner = Inner { videos: found.videos, journal, journal_bytes: found.journal_bytes };
-        let state = State { folder: folder.to_owned(), settings, inner: Mutex::new(inner), _lock: lock };
+        let state = State { folder: folder.to_owned(), settings, inner: Mutex::new(inner), _lock: Lock(lock) };
         if found.journal_bytes == 0 {
             state.append(&Record::Settings(state.settings.clone()), |_| ())?;
         }
