@@ -6,7 +6,6 @@ use crate::data::manifest::{Chunk, Settings};
 use ffmpeg_next::codec::{self, encoder, threading};
 use ffmpeg_next::frame::Video as Frame;
 use ffmpeg_next::{Dictionary, Packet, Rational, ffi, format, picture};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 /// FFmpeg's names of the encoders that can be asked for.
 pub const X264: &str = "libx264";
@@ -19,14 +18,6 @@ pub const PRESETS: [&str; 10] =
 /// Defaults of the two scales of quality.
 pub const X264_CRF: u32 = 24;
 pub const MPEG4_QUANTISER: u32 = 6;
-
-/// Held while an encoder opens, shared by those that encode. x264 fills tables that all its encoders share each time that one
-/// opens; an encoder that reads them meanwhile was seen to give other bytes for the same frames.
-static OPENING: RwLock<()> = RwLock::new(());
-
-fn encoding() -> RwLockReadGuard<'static, ()> {
-    OPENING.read().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Whether FFmpeg has an encoder of this name that we know how to use.
 pub fn exists(codec: &str) -> bool {
@@ -80,7 +71,8 @@ impl Encoder {
         let codec =
             encoder::find_by_name(&settings.codec).ok_or_else(|| refused(ffmpeg_next::Error::EncoderNotFound))?;
         let mut context = codec::context::Context::new_with_codec(codec);
-        // One thread: videos are prepared beside each other, and the same frames give the same file.
+        // One thread: videos are prepared beside each other. The same frames then give the same pictures; x264 was seen to code
+        // them in a byte more or less once in many runs, where two ways cost the same.
         context.set_threading(threading::Config::count(1));
         let mut video = context.encoder().video().map_err(refused)?;
         let rate = Rational(format.fps[0] as i32, format.fps[1] as i32);
@@ -118,9 +110,7 @@ impl Encoder {
             context.color_range = colours.range;
             context.chroma_sample_location = colours.chroma;
         }
-        let opening = OPENING.write().unwrap_or_else(PoisonError::into_inner);
         let encoder = video.open_with(options).map_err(refused)?;
-        drop(opening);
         Ok(Self { encoder, time_base: rate.invert(), gop: settings.gop, quality, packets: Vec::new(), frames: 0 })
     }
 
@@ -130,7 +120,6 @@ impl Encoder {
         frame.set_kind(picture::Type::None);
         // SAFETY: a plain field of an allocated frame. MPEG-4 takes its quantiser from each picture; x264 does not look.
         unsafe { (*frame.as_mut_ptr()).quality = self.quality };
-        let _encoding = encoding();
         self.encoder.send_frame(frame).map_err(|error| VideoFailure::refused("encoder", "encode a frame", error))?;
         self.frames += 1;
         self.drain();
@@ -150,10 +139,8 @@ impl Encoder {
 
     /// Ends the chunk, and checks that the encoder did what it was asked.
     pub fn finish(mut self) -> Result<Encoded, VideoFailure> {
-        let encoding = encoding();
         self.encoder.send_eof().map_err(|error| VideoFailure::refused("encoder", "end a chunk", error))?;
         self.drain();
-        drop(encoding);
         let key = |number: usize| number.is_multiple_of(self.gop as usize);
         let as_asked = self.packets.iter().enumerate().all(|(number, packet)| packet.is_key() == key(number));
         if self.packets.len() != self.frames as usize || !as_asked {
