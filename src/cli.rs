@@ -36,6 +36,8 @@ pub enum Command {
     Export(ExportArgs),
     /// Train a tiny model on generated videos of moving shapes, and show what it learned.
     Demo(DemoArgs),
+    /// Turn raw videos into ones that are fast to read: short chunks, small pictures, near key frames, and a manifest.
+    Prepare(PrepareArgs),
     /// List CUDA devices and graphics adapters, check the kernels on each, say which one would be taken.
     Devices(DevicesArgs),
     /// Measure this machine: a training step, attention, matrix products, decoding, input and output.
@@ -229,6 +231,89 @@ pub struct DemoArgs {
     /// Change a setting of the demo's recipe. May be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
+}
+
+/// How names of prepared videos follow from paths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum PrepareLayout {
+    /// As the names look; as before, where the output holds videos already.
+    Auto,
+    /// `UID/0.mp4`, wherever the file lies.
+    Ego4d,
+    /// `P01/P01_01/0.mp4`, wherever the file lies.
+    Ek100,
+    /// `CLASS/NAME.mp4`, not cut into chunks.
+    Kinetics,
+    /// The folders of the input.
+    Plain,
+}
+
+/// Encoders of `avion prepare`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum PrepareCodec {
+    /// H.264 where FFmpeg has x264, else MPEG-4 part 2.
+    Auto,
+    H264,
+    Mpeg4,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct PrepareArgs {
+    #[command(subcommand)]
+    pub what: Option<PrepareWhat>,
+    /// Folder of videos, searched to any depth, or a text file with a path a line.
+    #[arg(long, value_name = "FOLDER|LIST", required = true)]
+    pub input: Option<PathBuf>,
+    /// Folder for the prepared videos and their manifest. The same command goes on where an earlier one stopped.
+    #[arg(long, value_name = "FOLDER", required = true)]
+    pub output: Option<PathBuf>,
+    /// How videos are named.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub layout: PrepareLayout,
+    /// Seconds a chunk; 0 = a file a video, for short ones: it is made in memory [default: 15, of Kinetics 0].
+    #[arg(long, value_name = "SECONDS")]
+    pub chunk_s: Option<u32>,
+    /// Short side at most; smaller videos stay as they are.
+    #[arg(long, value_name = "PIXELS", default_value_t = 288)]
+    pub short_side: u32,
+    /// Frames from key frame to key frame: fewer are faster to read, and larger.
+    #[arg(long, value_name = "FRAMES", default_value_t = 12)]
+    pub gop: u32,
+    /// What to encode with.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub codec: PrepareCodec,
+    /// H.264: constant rate factor, 0 to 51 [default: 24]; MPEG-4: quantiser, 1 to 31 [default: 6]. Lower is better.
+    #[arg(long, visible_alias = "crf", value_name = "N")]
+    pub quality: Option<u32>,
+    /// H.264: x264's preset; slower ones are better at the same size, and as fast to read.
+    #[arg(long, value_name = "NAME", default_value = "veryfast")]
+    pub preset: String,
+    /// Videos at a time, a thread each [default: one a core].
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+    /// Write nothing; say how many videos and hours there are, and what time and space they would take.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PrepareWhat {
+    /// Decode everything that was prepared and compare it with the manifest.
+    Verify(VerifyArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Folder of prepared videos.
+    #[arg(long, value_name = "FOLDER")]
+    pub output: PathBuf,
+    /// Remove the chunks that differ: the next `avion prepare` makes them anew.
+    #[arg(long)]
+    pub repair: bool,
+    /// Chunks at a time [default: one a core].
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
 }
 
 #[derive(Debug, Args)]

@@ -24,6 +24,8 @@ pub mod loss;
 pub mod model;
 pub mod ops;
 pub mod optim;
+#[cfg(feature = "video")]
+pub mod prepare;
 pub mod report;
 pub mod stats;
 pub mod task;

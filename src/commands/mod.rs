@@ -9,6 +9,7 @@ mod devices;
 mod eval;
 mod export;
 mod inspect;
+mod prepare;
 mod probe;
 mod train;
 mod weights;
@@ -38,6 +39,7 @@ pub fn run(cli: Cli) -> Result<u8> {
             DemoWhat::Clip => demo::run(args),
             DemoWhat::Videomae => demo_videomae::run(args),
         },
+        Command::Prepare(args) => prepare::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Config(args) => config::run(args),

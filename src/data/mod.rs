@@ -9,6 +9,7 @@ pub mod augment;
 pub mod failures;
 pub mod layout;
 pub mod loader;
+pub mod manifest;
 pub mod pickle;
 pub mod relevancy;
 pub mod rng;
@@ -67,6 +68,8 @@ pub enum Layout {
     Whole { extension: String },
     /// `root/VIDEO/0.mp4`, `root/VIDEO/15.mp4`, ...: a folder per video, one file per `chunk_s` seconds.
     Chunked { chunk_s: f64, extension: String },
+    /// As `avion prepare` left them, with a manifest that tells what there is.
+    Prepared(Arc<manifest::Prepared>),
 }
 
 impl Layout {
@@ -76,6 +79,10 @@ impl Layout {
             Self::Whole { .. } => 0,
             // Saturates, so that any number an annotation holds gives some chunk.
             Self::Chunked { chunk_s, .. } => (clip.start_s / chunk_s) as u64,
+            Self::Prepared(prepared) => match prepared.settings.chunk_s {
+                0 => 0,
+                chunk_s => (clip.start_s / f64::from(chunk_s)) as u64,
+            },
         }
     }
 }

@@ -37,6 +37,8 @@ pub use html::{
 };
 pub use jsonl::{EvalRecord, MetricsLog, Record, StepRecord, read_metrics};
 pub use picture::Picture;
+#[cfg(feature = "video")]
+pub(crate) use progress::format_duration;
 pub use progress::{Progress, ProgressPlan};
 pub use results::{Results, Scores};
 pub use strip::{Layout, lay_out};

@@ -190,7 +190,7 @@ fn rate(per_s: f64) -> String {
 }
 
 /// `48s`, `12m30s`, `5h12m`, `3d04h`.
-pub(super) fn format_duration(duration: Duration) -> String {
+pub(crate) fn format_duration(duration: Duration) -> String {
     let s = duration.as_secs_f64().round() as u64;
     let (m, h, d) = (s / 60, s / 3600, s / 86_400);
     match (d, h, m) {

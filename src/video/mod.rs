@@ -30,7 +30,7 @@ mod index;
 #[cfg(feature = "video")]
 mod indexing;
 #[cfg(feature = "video")]
-mod orientation;
+pub(crate) mod orientation;
 #[cfg(feature = "video")]
 mod planes;
 #[cfg(feature = "video")]

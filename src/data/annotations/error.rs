@@ -1,5 +1,6 @@
 //! What can be wrong with an annotation file.
 
+use crate::data::manifest::ManifestError;
 use crate::data::pickle::{NumpyError, PickleError};
 use std::path::{Path, PathBuf};
 
@@ -66,6 +67,8 @@ pub enum AnnotationError {
     Shape { path: PathBuf, videos: usize, captions: usize, found: Vec<usize> },
     #[error("{}: relevancy at {position:?} is {found}, expected a number from 0 to 1", path.display())]
     Relevancy { path: PathBuf, position: [usize; 2], found: f64 },
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
 }
 
 impl AnnotationError {

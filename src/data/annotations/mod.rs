@@ -19,8 +19,10 @@ pub use table::read_table;
 pub use time::parse_time;
 
 use crate::config::recipe::{SourceConfig, SourceFormat};
+use crate::data::layout::ClipFiles;
+use crate::data::manifest::{FILE, ManifestError, Prepared};
 use crate::data::{Clip, Layout, Source};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -69,18 +71,49 @@ fn source(config: &SourceConfig, clips: Vec<Clip>) -> Result<Source, AnnotationE
         return Err(setting("chunk_s", expected, config.chunk_s));
     }
     let extension = config.extension.clone();
-    let layout = if config.chunk_s == 0.0 {
-        Layout::Whole { extension }
-    } else {
-        Layout::Chunked { chunk_s: config.chunk_s, extension }
+    let layout = match Prepared::find(&config.root)? {
+        Some(prepared) => {
+            let found = prepared.settings.chunk_s;
+            if f64::from(found) != config.chunk_s {
+                let (path, expected) = (config.root.join(FILE), config.chunk_s);
+                return Err(ManifestError::ChunkLength { path, found, expected }.into());
+            }
+            Layout::Prepared(Arc::new(prepared))
+        }
+        None if config.chunk_s == 0.0 => Layout::Whole { extension },
+        None => Layout::Chunked { chunk_s: config.chunk_s, extension },
     };
-    Ok(Source {
+    let source = Source {
         name: config.label(),
         root: config.root.clone(),
+        // A manifest knows each video's.
+        fps: (config.fps > 0.0 && !matches!(layout, Layout::Prepared(_))).then_some(config.fps),
         layout,
-        fps: (config.fps > 0.0).then_some(config.fps),
         clips,
-    })
+    };
+    if let Layout::Prepared(_) = source.layout {
+        report_absent(&source);
+    }
+    Ok(source)
+}
+
+/// Says at once what the manifest knows of clips that cannot be read; training meets and counts them one by one.
+fn report_absent(source: &Source) {
+    let mut kinds: BTreeMap<&str, (u64, String)> = BTreeMap::new();
+    for error in source.clips.iter().filter_map(|clip| ClipFiles::locate(source, clip).err()) {
+        kinds.entry(error.kind()).or_insert_with(|| (0, error.to_string())).0 += 1;
+    }
+    let clips = source.clips.len();
+    match kinds.is_empty() {
+        true => tracing::info!("{}: prepared videos, all {clips} clips lie in them", source.name),
+        false => {
+            let bad: u64 = kinds.values().map(|(count, _)| count).sum();
+            tracing::warn!("{}: prepared videos; {bad} of {clips} clips cannot be read:", source.name);
+            for (kind, (count, example)) in kinds {
+                tracing::warn!("  {count:>8}  {kind}  e.g. {example}");
+            }
+        }
+    }
 }
 
 /// Checks that a video's name stays below the folder it is joined to, on every operating system.

@@ -4,6 +4,7 @@
 //! [`ClipFiles::plan`] divides the clip's frames over them. Both follow AVION's loader, except that frame
 //! numbers are clamped to the frames a file really has (AVION stops with an index error there).
 
+use crate::data::manifest::{Absent, KnownFile, Prepared};
 use crate::data::{Clip, Layout, Source};
 use std::num::NonZeroU32;
 use std::path::{Component, Path, PathBuf};
@@ -55,6 +56,10 @@ pub enum ClipError {
         found[0], found[1], expected[0], expected[1], path.display()
     )]
     SizeMismatch { path: PathBuf, found: [u32; 2], expected: [u32; 2] },
+    #[error("not in the manifest of the prepared videos: {}", path.display())]
+    NotPrepared { path: PathBuf },
+    #[error("could not be prepared: {reason}: {}", path.display())]
+    FailedToPrepare { path: PathBuf, reason: String },
     /// From the decoder, whose `reason` names the file.
     #[error("{reason}")]
     Decode { path: PathBuf, kind: &'static str, reason: String },
@@ -74,6 +79,8 @@ impl ClipError {
             Self::Empty { .. } => "no-frames",
             Self::FewerFrames { .. } => "frame-count",
             Self::SizeMismatch { .. } => "size-changed",
+            Self::NotPrepared { .. } => "not-prepared",
+            Self::FailedToPrepare { .. } => "failed-to-prepare",
             Self::Decode { kind, .. } => kind,
         }
     }
@@ -92,6 +99,8 @@ impl ClipError {
             | Self::Empty { path }
             | Self::FewerFrames { path, .. }
             | Self::SizeMismatch { path, .. }
+            | Self::NotPrepared { path }
+            | Self::FailedToPrepare { path, .. }
             | Self::Decode { path, .. } => path,
         }
     }
@@ -103,7 +112,7 @@ fn of_line(line: Option<NonZeroU32>) -> String {
 }
 
 /// What must be known of an opened file to plan its frames.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FileInfo {
     /// Frames that can be read.
     pub frames: u64,
@@ -127,10 +136,12 @@ pub struct ClipFiles {
     pub paths: Vec<PathBuf>,
     /// Length of a chunk and the number of the first one, where the video is cut into chunks.
     chunks: Option<(f64, u64)>,
+    /// What a manifest tells of each file; empty without one.
+    known: Vec<KnownFile>,
 }
 
 impl ClipFiles {
-    /// Finds the files of `clip`. Looks at names only; opens nothing.
+    /// Finds the files of `clip`. Looks at names only, or at the manifest; opens nothing.
     ///
     /// A clip that ends after the last chunk ends there; every chunk before must exist.
     ///
@@ -144,6 +155,11 @@ impl ClipFiles {
             && let Layout::Whole { extension } = &source.layout
         {
             return Self::locate_whole(with_extension(path, extension), clip);
+        }
+        if clip.whole
+            && let Layout::Prepared(prepared) = &source.layout
+        {
+            return Self::locate_prepared(source, prepared, clip, path);
         }
         // Written so that NaN fails too.
         if !(start_s >= 0.0 && end_s - start_s <= LONGEST_S && end_s.is_finite()) {
@@ -165,14 +181,29 @@ impl ClipFiles {
                 }
                 Self::locate_chunks(&folder, *chunk_s, extension, start_s, end_s)
             }
+            Layout::Prepared(prepared) => Self::locate_prepared(source, prepared, clip, path),
         }
+    }
+
+    fn locate_prepared(source: &Source, prepared: &Prepared, clip: &Clip, path: PathBuf) -> Result<Self, ClipError> {
+        let (start_s, end_s) = (clip.start_s, clip.end_s);
+        let stretch = (!clip.whole).then_some((start_s, end_s));
+        let known = prepared.files(&clip.video, stretch).map_err(|absent| match absent {
+            Absent::Unknown => ClipError::NotPrepared { path },
+            Absent::Failed { reason } => ClipError::FailedToPrepare { path, reason },
+            Absent::Beyond { video_s } => ClipError::OutOfRange { path, start_s, end_s, video_s },
+        })?;
+        let paths = known.iter().map(|file| source.root.join(&file.path)).collect();
+        let chunk_s = f64::from(prepared.settings.chunk_s);
+        let chunks = (chunk_s > 0.0 && !clip.whole).then(|| (chunk_s, (start_s / chunk_s) as u64));
+        Ok(Self { paths, chunks, known })
     }
 
     fn locate_whole(path: PathBuf, clip: &Clip) -> Result<Self, ClipError> {
         if !path.is_file() {
             return Err(ClipError::MissingFile { path, line: clip.line });
         }
-        Ok(Self { paths: vec![path], chunks: None })
+        Ok(Self { paths: vec![path], chunks: None, known: Vec::new() })
     }
 
     fn locate_chunks(
@@ -192,14 +223,14 @@ impl ClipFiles {
         if let Some(path) = paths.iter().find(|path| !path.is_file()) {
             return Err(missing(path.clone()));
         }
-        Ok(Self { paths, chunks: Some((chunk_s, first)) })
+        Ok(Self { paths, chunks: Some((chunk_s, first)), known: Vec::new() })
     }
 
     /// Divides `count` frames of `clip` over its files; only files that give a frame are named.
     ///
     /// `choose` is asked once for the `count` frames of a segment `[start, end)`. `fps` is the declared frame rate,
     /// `None` to take the first file's; a whole video's does not matter, unless it is declared. `info` opens a file, given its
-    /// index in `paths`; it is asked only for files that matter.
+    /// index in `paths`; it is asked only for files that matter, and never for those that a manifest tells of.
     ///
     /// # Errors
     /// Those of `info`; a wrong frame rate; a segment shorter than a frame or beyond the video's end.
@@ -214,6 +245,10 @@ impl ClipFiles {
         choose: impl FnOnce(u64, u64) -> Vec<u64>,
         mut info: impl FnMut(usize) -> Result<FileInfo, ClipError>,
     ) -> Result<Vec<FilePart>, ClipError> {
+        let mut info = |file: usize| match self.known.get(file) {
+            Some(known) => Ok(known.info),
+            None => info(file),
+        };
         if clip.whole {
             let found = info(0)?;
             if found.frames == 0 || fps.is_some() {
@@ -270,9 +305,16 @@ impl ClipFiles {
 
         let mut parts = Vec::new();
         for frame in choose(start, end) {
-            // The chunk from `begin_s` on holds the frames from `int(begin_s * fps)` on.
-            let file = (0..last_file).find(|file| frame < (begin_s(file + 1) * fps) as u64).unwrap_or(last_file);
-            let frame = (frame as f64 - begin_s(file) * fps) as u64;
+            // The chunk from `begin_s` on holds the frames from `int(begin_s * fps)` on; a manifest knows better.
+            let begin = |file: usize| match self.known.get(file) {
+                Some(known) => known.first_frame,
+                None => (begin_s(file) * fps) as u64,
+            };
+            let file = (0..last_file).find(|file| frame < begin(file + 1)).unwrap_or(last_file);
+            let frame = match self.known.get(file) {
+                Some(known) => frame.saturating_sub(known.first_frame),
+                None => (frame as f64 - begin_s(file) * fps) as u64,
+            };
             let frame = frame.min(checked(file)?.frames - 1);
             push(&mut parts, file, frame);
         }

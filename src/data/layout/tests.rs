@@ -203,6 +203,7 @@ proptest! {
         let files = ClipFiles {
             paths: (0..chunks).map(|i| PathBuf::from(i.to_string())).collect(),
             chunks: Some((15.0, first_chunk)),
+            known: Vec::new(),
         };
         let frames: Vec<u64> = (0..chunks)
             .map(|i| if i + 1 == chunks { last } else { (15.0 * fps) as u64 - short[i] })
