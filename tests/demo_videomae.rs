@@ -50,7 +50,7 @@ fn three_runs_one_comparison_and_nothing_done_twice() {
         assert!(output.join(run).join("report.html").is_file(), "{run}");
     }
     // The fine-tuned encoder began as the pre-trained one, the other did not.
-    let recipe = |run: &str| fs::read_to_string(output.join(run).join("config.toml")).unwrap();
+    let recipe = |run: &str| fs::read_to_string(output.join(run).join("recipe.toml")).unwrap();
     assert!(recipe("finetune").contains("demo/pretrain") && !recipe("scratch").contains("demo/pretrain"));
 
     let list = fs::read_to_string(output.join("data/labelled.txt")).unwrap();
@@ -61,5 +61,8 @@ fn three_runs_one_comparison_and_nothing_done_twice() {
     let again = demo(&output);
     assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
     assert!(String::from_utf8_lossy(&again.stderr).contains("found 1024 videos"));
-    assert_eq!(read(), results);
+    // The time counts what the second call took to find that all is done.
+    for path in ["/top1", "/reconstruction_explained", "/videos", "/labelled", "/tested"] {
+        assert_eq!(read().pointer(path), results.pointer(path), "{path}");
+    }
 }

@@ -12,7 +12,7 @@ use avion::config::recipe::Recipe;
 use avion::data::annotations::{ek100, parse_time, read_ego4d, read_kinetics, read_names, read_table};
 use avion::data::layout::ClipFiles;
 use avion::data::pickle::{NdArray, Pickle};
-use avion::data::{Clip, Layout, Source};
+use avion::data::{Clip, Layout, Source, manifest};
 use avion::report::read_metrics;
 use common::shared_data;
 use engine::{Target, files, findings};
@@ -141,6 +141,31 @@ fn tables() {
             table + &segments + &outcome(ek100::read_sentences(path).map(|rows| rows.len()))
         });
     }
+}
+
+#[test]
+fn manifests() {
+    let seed = concat!(
+        r#"{"avion_manifest":1,"settings":{"layout":"plain","chunk_s":15,"short_side":288,"gop":12,"codec":"libx264","#,
+        r#""quality":24,"preset":"veryfast"},"videos":2,"complete":true}"#,
+        "\n",
+        r#"{"video":"00","source":{"path":"00.mp4","bytes":696260,"modified_ns":1,"hash":"xxh3-sampled:5b47"},"result":"#,
+        r#"{"ready":{"fps":[30,1],"width":512,"height":288,"repeated":0,"dropped":0,"decode_errors":0,"chunks":[{"frames":"#,
+        r#"450,"bytes":1012499,"crc32c":1533411891,"key_every":12}]}}}"#,
+        "\n",
+        r#"{"video":"01","source":{"path":"01.mp4","bytes":0,"modified_ns":2,"hash":"xxh3-sampled:0"},"result":"#,
+        r#"{"failed":{"kind":"no-frames","reason":"01.mp4: no frames"}}}"#,
+        "\n",
+    );
+    let mut videos = 0;
+    let path = findings().join("manifest-seed.jsonl");
+    std::fs::write(&path, seed).unwrap();
+    manifest::read(&path, |_, _| videos += 1).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(videos, 2);
+    on_file(Target::new("manifest", vec![seed.into()]), "jsonl", |path| {
+        outcome(manifest::read(path, |_, _| ())).replace(&path.display().to_string(), "")
+    });
 }
 
 #[test]

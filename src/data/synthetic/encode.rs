@@ -189,6 +189,8 @@ impl Writer {
         let converted = self.scaler.run(&self.rgb, &mut self.yuv);
         at(&self.path, "convert a frame", converted)?;
         self.yuv.set_pts(Some(self.written));
+        // SAFETY: a plain field of an allocated frame. MPEG-4 takes its quantiser from each picture; x264 does not look.
+        unsafe { (*self.yuv.as_mut_ptr()).quality = MPEG4_QUANTISER * ffmpeg::ffi::FF_QP2LAMBDA };
         at(&self.path, "encode a frame", self.encoder.send_frame(&self.yuv))?;
         self.written += 1;
         self.drain()
