@@ -3,17 +3,15 @@
 use super::train::{finish, run_on, toml_string};
 use super::{choose, load, print};
 use crate::cli::DemoArgs;
+use crate::data::synthetic::{SyntheticConfig, generate};
 use crate::report::{Results, Scores};
 use crate::train::{Outcome, RunOptions};
 use anyhow::Result;
 
 /// Where the demo lies by default; its recipe says the same.
-#[cfg(feature = "video")]
 const OUTPUT: &str = "runs/demo";
 
-#[cfg(feature = "video")]
 pub(super) fn run(args: DemoArgs) -> Result<u8> {
-    use crate::data::synthetic::{SyntheticConfig, generate};
     let output = args.output.unwrap_or_else(|| OUTPUT.into());
     let data = output.join("data");
     let set = generate(&data, &SyntheticConfig::default())?;
@@ -43,11 +41,6 @@ pub(super) fn run(args: DemoArgs) -> Result<u8> {
         print(&text(results))?;
     }
     Ok(code)
-}
-
-#[cfg(not(feature = "video"))]
-pub(super) fn run(_: DemoArgs) -> Result<u8> {
-    anyhow::bail!("this avion was built without FFmpeg; build it with the feature `video` to generate and read videos")
 }
 
 fn text(results: &Results) -> String {

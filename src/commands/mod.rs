@@ -3,6 +3,7 @@
 mod bench;
 mod config;
 mod data;
+#[cfg(feature = "video")]
 mod demo;
 mod demo_videomae;
 mod devices;
@@ -14,7 +15,7 @@ mod probe;
 mod train;
 mod weights;
 
-use crate::cli::{Cli, Command, DemoWhat, DeviceArgs};
+use crate::cli::{Cli, Command, DeviceArgs};
 use crate::config::recipe::TaskKind;
 use crate::config::{Recipe, Resolved, Warning, validate};
 use crate::device::{self, Chosen};
@@ -36,8 +37,10 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Inspect(args) => inspect::run(args),
         Command::Export(args) => export::run(args),
         Command::Demo(args) => match args.what {
-            DemoWhat::Clip => demo::run(args),
-            DemoWhat::Videomae => demo_videomae::run(args),
+            #[cfg(feature = "video")]
+            crate::cli::DemoWhat::Clip => demo::run(args),
+            // Which also says so where there is no FFmpeg.
+            _ => demo_videomae::run(args),
         },
         Command::Prepare(args) => prepare::run(args),
         Command::Devices(args) => devices::run(args),

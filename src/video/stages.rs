@@ -1,7 +1,7 @@
 //! Where the time of reading goes.
 
 use std::ops::{Add, AddAssign};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Time by stage. Two readings of the clock a packet: far below a thousandth of decoding one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,8 +55,9 @@ impl AddAssign for Stages {
 }
 
 /// Adds the time of `work` to a stage.
+#[cfg(feature = "video")]
 pub fn timed<T>(stage: &mut Duration, work: impl FnOnce() -> T) -> T {
-    let start = Instant::now();
+    let start = std::time::Instant::now();
     let result = work();
     *stage += start.elapsed();
     result
