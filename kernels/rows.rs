@@ -7,6 +7,7 @@
 use crate::{
     FloatKind, Handle,
     launch::{UNITS, grid},
+    layer_norm::backward::store_rounded,
     reduce::{Split, cube_sum, row_grid, share},
     with_float,
 };
@@ -55,12 +56,10 @@ fn add_kernel<F: Float, N: Size>(
         match y_residue {
             ComptimeOption::Some(y_residue) => {
                 total += Vector::cast_from(y_residue[at]);
-                y_residue[at] =
-                    Vector::cast_from(total - Vector::<f32, N>::cast_from(Vector::<F, N>::cast_from(total)));
             }
             ComptimeOption::None => {}
         }
-        y[at] = Vector::cast_from(total);
+        store_rounded::<F, N>(total, at, y, y_residue);
     }
 }
 

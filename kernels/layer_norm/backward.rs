@@ -23,6 +23,25 @@ fn input_gradient<N: Size>(
     (g - Vector::new(mean_g) - n * Vector::new(mean_gn)) * Vector::new(rstd)
 }
 
+/// Rounds `total` to `values`, and what rounding takes from it to `residue`.
+#[cube]
+pub(crate) fn store_rounded<F: Float, N: Size>(
+    total: Vector<f32, N>,
+    to: usize,
+    values: &mut Array<Vector<F, N>>,
+    residue: &mut ComptimeOption<Array<Vector<F, N>>>,
+) {
+    let rounded = Vector::<F, N>::cast_from(total);
+    values[to] = rounded;
+    #[comptime]
+    match residue {
+        ComptimeOption::Some(residue) => {
+            residue[to] = Vector::cast_from(total - Vector::<f32, N>::cast_from(rounded));
+        }
+        ComptimeOption::None => {}
+    }
+}
+
 /// `x`, `dy`, `gradient`, `residue`: `[rows, width]`; `stats`: `[rows, 2]`; `partials`: `[cubes * groups, sums, width]`, the column
 /// sums of `dy n`, `dy` and (with three sums) the final gradient.
 ///
@@ -162,15 +181,7 @@ pub(crate) fn backward_planes<F: Float, N: Size>(
                     d_sum += total;
                 }
                 let to = ((top + i) * vectors + column) as usize;
-                let rounded = Vector::<F, N>::cast_from(total);
-                gradient[to] = rounded;
-                #[comptime]
-                match residue {
-                    ComptimeOption::Some(residue) => {
-                        residue[to] = Vector::cast_from(total - Vector::<f32, N>::cast_from(rounded));
-                    }
-                    ComptimeOption::None => {}
-                }
+                store_rounded::<F, N>(total, to, gradient, residue);
                 if comptime!(write_normed) {
                     dy[to] = Vector::cast_from(n * scale + shift);
                 }
@@ -234,15 +245,7 @@ pub(crate) fn backward_units<F: Float, N: Size>(
                     ComptimeOption::None => {}
                 }
             }
-            let rounded = Vector::<F, N>::cast_from(total);
-            gradient[to] = rounded;
-            #[comptime]
-            match residue {
-                ComptimeOption::Some(residue) => {
-                    residue[to] = Vector::cast_from(total - Vector::<f32, N>::cast_from(rounded));
-                }
-                ComptimeOption::None => {}
-            }
+            store_rounded::<F, N>(total, to, gradient, residue);
             if comptime!(write_normed) {
                 dy[(base + at) as usize] = Vector::cast_from(n * scale + bias[at as usize]);
             }

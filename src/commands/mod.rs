@@ -5,6 +5,7 @@ mod config;
 mod data;
 #[cfg(feature = "video")]
 mod demo;
+#[cfg(feature = "video")]
 mod demo_videomae;
 mod devices;
 mod eval;
@@ -15,7 +16,7 @@ mod probe;
 mod train;
 mod weights;
 
-use crate::cli::{Cli, Command, DeviceArgs};
+use crate::cli::{Cli, Command, DemoArgs, DeviceArgs};
 use crate::config::recipe::TaskKind;
 use crate::config::{Recipe, Resolved, Warning, validate};
 use crate::device::{self, Chosen};
@@ -36,18 +37,26 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Probe(args) => probe::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Export(args) => export::run(args),
-        Command::Demo(args) => match args.what {
-            #[cfg(feature = "video")]
-            crate::cli::DemoWhat::Clip => demo::run(args),
-            // Which also says so where there is no FFmpeg.
-            _ => demo_videomae::run(args),
-        },
+        Command::Demo(args) => show(args),
         Command::Prepare(args) => prepare::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Config(args) => config::run(args),
         Command::Data(args) => data::run(args),
     }
+}
+
+#[cfg(feature = "video")]
+fn show(args: DemoArgs) -> Result<u8> {
+    match args.what {
+        crate::cli::DemoWhat::Clip => demo::run(args),
+        crate::cli::DemoWhat::Videomae => demo_videomae::run(args),
+    }
+}
+
+#[cfg(not(feature = "video"))]
+fn show(_: DemoArgs) -> Result<u8> {
+    anyhow::bail!("this avion was built without FFmpeg; build it with the feature `video` to generate and read videos")
 }
 
 /// Prints an error and its causes, one a line.

@@ -4,6 +4,8 @@
 //! allocations of [`crate::ops::block`]; pieces are then kept greedily, most recomputation saved per byte of peak first.
 
 use crate::ops::block::Keep;
+use avion_kernels::FloatKind;
+use avion_kernels::attention::AttentionShape;
 use std::fmt;
 
 /// Rates that weigh recomputation against memory: products and attention in operations a second, passes over memory in
@@ -97,9 +99,12 @@ impl TowerSizes {
         self.rows() * self.heads as u64 * 4
     }
 
-    /// Scratch of the attention's backward pass: as `AttentionShape::sums_len`.
+    /// Scratch of the attention's backward pass, f32.
     fn sums(&self) -> u64 {
-        (self.batch * self.tokens.div_ceil(64) * 4 * 3 * self.width * 4) as u64
+        let TowerSizes { batch, tokens, width, heads, causal, .. } = *self;
+        // Of every kind alike.
+        let kind = FloatKind::F32;
+        4 * AttentionShape { batch, tokens, heads, head_dim: width / heads, causal, kind }.sums_len() as u64
     }
 
     fn product_s(&self, columns: usize) -> f64 {

@@ -58,9 +58,7 @@ impl<R: CubeRuntime> Norm<R> {
         dy: &Matrix,
         below: Option<&Weight<R>>,
     ) -> Matrix {
-        let dx = Stream::from(ws.matrix_of(x.kind, x.rows, x.columns));
-        self.run_backward(ws, x, stats, dy, &dx, true, below, true);
-        dx.value
+        self.fresh(ws, x, stats, dy, below, false).value
     }
 
     /// As [`branch_only`](Self::branch_only), where a residual stream's way down begins.
@@ -72,8 +70,20 @@ impl<R: CubeRuntime> Norm<R> {
         dy: &Matrix,
         below: Option<&Weight<R>>,
     ) -> Stream {
+        self.fresh(ws, x, stats, dy, below, ws.residues)
+    }
+
+    fn fresh(
+        &self,
+        ws: &Workspace<R>,
+        x: &Matrix,
+        stats: &Stats,
+        dy: &Matrix,
+        below: Option<&Weight<R>>,
+        residue: bool,
+    ) -> Stream {
         let dx = || ws.matrix_of(x.kind, x.rows, x.columns);
-        let stream = Stream { value: dx(), residue: ws.residues.then(dx) };
+        let stream = Stream { value: dx(), residue: residue.then(dx) };
         self.run_backward(ws, x, stats, dy, &stream, true, below, true);
         stream
     }
