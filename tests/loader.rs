@@ -368,7 +368,8 @@ fn one_crop_serves_all_chunks_of_a_clip() {
     };
     let decoder = FakeDecoder::default();
     let log = Arc::clone(&decoder.log);
-    let config = LoaderConfig { batch_size: 1, frames: 8, flip: 0.5, ..small() };
+    // One thread, so that the log has the reads of a clip one after another.
+    let config = LoaderConfig { batch_size: 1, frames: 8, flip: 0.5, workers: 1, ..small() };
     assert_eq!(all(train(&chunked, config, decoder).unwrap()).len(), 3);
     let log = log.lock().unwrap();
     assert_eq!(log.len(), 9);
