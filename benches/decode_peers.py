@@ -7,6 +7,7 @@ that neighbours on the machine count little. Medians over the rounds. Peers and 
 varies with the distance from the key frame: a few hundred clips are needed for a ratio that means something.
 
 usage: decode_peers.py FOLDER [--frames 4] [--stride 0] [--clips 300] [--rounds 5] [--kinds decord,pyav] [--avion PROGRAM]
+       [--set KEY=VALUE]
 needs: pip install decord av numpy opencv-python-headless
 """
 
@@ -20,6 +21,7 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 VIDEOS = (".mp4", ".mkv", ".avi", ".webm", ".mov", ".m4v")
@@ -37,39 +39,58 @@ def pick(n, fps, frames, stride, rng):
     return [min(n - 1, start + int((i + rng.random()) * span / frames)) for i in range(frames)]
 
 
-def crop_and_scale(pictures, rng):
-    import cv2
-    import numpy as np
-
-    height, width = pictures[0].shape[:2]
-    x, y, w, h = 0, 0, width, height
+def draw_crop(width, height, rng):
+    """x, y, width, height."""
     for _ in range(10):
         area, ratio = width * height * rng.uniform(0.5, 1.0), math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
         cw, ch = int(round(math.sqrt(area * ratio))), int(round(math.sqrt(area / ratio)))
         if 0 < cw <= width and 0 < ch <= height:
-            x, y, w, h = rng.randrange(0, width - cw + 1), rng.randrange(0, height - ch + 1), cw, ch
-            break
+            return rng.randrange(0, width - cw + 1), rng.randrange(0, height - ch + 1), cw, ch
+    return 0, 0, width, height
+
+
+def draw(files, args):
+    """Samples, as `avion bench decode --samples` reads them."""
+    import av
+
+    known, samples = {}, []
+    for i in range(args.clips):
+        path, rng = files[i % len(files)], random.Random(i)
+        if path not in known:
+            with av.open(path, metadata_errors="replace") as container:
+                stream = container.streams.video[0]
+                fps = float(stream.average_rate)
+                n = stream.frames or int(float(container.duration) / 1e6 * fps)
+                known[path] = n, fps, stream.width, stream.height
+        n, fps, width, height = known[path]
+        frames, (x, y, w, h) = pick(n, fps, args.frames, args.stride, rng), draw_crop(width, height, rng)
+        samples.append({"video": path, "frames": frames, "crop": {"x": x, "y": y, "width": w, "height": h}})
+    return samples
+
+
+def crop_and_scale(pictures, crop):
+    import cv2
+    import numpy as np
+
+    x, y, w, h = (crop[key] for key in ("x", "y", "width", "height"))
     size = (SIZE_PX, SIZE_PX)
     return np.stack([cv2.resize(p[y : y + h, x : x + w], size, interpolation=cv2.INTER_LINEAR) for p in pictures])
 
 
-def by_decord(path, frames, stride, rng):
+def by_decord(sample):
     import decord
 
-    reader = decord.VideoReader(path, num_threads=1)
-    ids = pick(len(reader), reader.get_avg_fps(), frames, stride, rng)
-    return crop_and_scale(reader.get_batch(ids).asnumpy(), rng)
+    reader = decord.VideoReader(sample["video"], num_threads=1)
+    return crop_and_scale(reader.get_batch(sample["frames"]).asnumpy(), sample["crop"])
 
 
-def by_pyav(path, frames, stride, rng):
+def by_pyav(sample):
     import av
 
-    with av.open(path, metadata_errors="replace") as container:
+    with av.open(sample["video"], metadata_errors="replace") as container:
         stream = container.streams.video[0]
         stream.thread_type, stream.codec_context.thread_count = "NONE", 1
-        fps = float(stream.average_rate)
-        n = stream.frames or int(float(container.duration) / 1e6 * fps)
-        ids = pick(n, fps, frames, stride, rng)
+        fps, ids = float(stream.average_rate), sample["frames"]
         container.seek(int(ids[0] / fps / stream.time_base), stream=stream)
         pictures, at = [], 0
         for frame in container.decode(stream):
@@ -81,31 +102,30 @@ def by_pyav(path, frames, stride, rng):
                     at += 1
                 if at == len(ids):
                     break
-        return crop_and_scale(pictures, rng)
+        return crop_and_scale(pictures, sample["crop"])
 
 
 KINDS = {"decord": by_decord, "pyav": by_pyav}
 
 
-def measure(kind, files, frames, stride, clips, pipe):
+def measure(kind, samples, pipe):
     """Sends CPU and wall seconds a clip."""
     import cv2
 
     cv2.setNumThreads(1)
     read = KINDS[kind]
-    for i in range(2):
-        read(files[i % len(files)], frames, stride, random.Random(i))
+    for sample in samples[:2]:
+        read(sample)
     cpu, wall = time.process_time(), time.perf_counter()
-    for i in range(clips):
-        out = read(files[i % len(files)], frames, stride, random.Random(i))
-        assert out.shape == (frames, SIZE_PX, SIZE_PX, 3), out.shape
-    pipe.send(((time.process_time() - cpu) / clips, (time.perf_counter() - wall) / clips))
+    for sample in samples:
+        out = read(sample)
+        assert out.shape == (len(sample["frames"]), SIZE_PX, SIZE_PX, 3), out.shape
+    pipe.send(((time.process_time() - cpu) / len(samples), (time.perf_counter() - wall) / len(samples)))
 
 
-def peer(kind, files, args):
+def peer(kind, samples):
     ours, theirs = multiprocessing.Pipe()
-    job = (kind, files, args.frames, args.stride, args.clips, theirs)
-    process = multiprocessing.Process(target=measure, args=job)
+    process = multiprocessing.Process(target=measure, args=(kind, samples, theirs))
     process.start()
     theirs.close()
     cpu, wall = ours.recv()
@@ -113,11 +133,9 @@ def peer(kind, files, args):
     return cpu, wall
 
 
-def avion(args):
-    command = [args.avion, "bench", "decode", "--data", args.folder, "--frames", str(args.frames), "--json"]
-    command += ["--clips", str(args.clips), "--workers", "1"]
-    if args.stride:
-        command += ["--stride", str(args.stride)]
+def avion(args, samples):
+    command = [args.avion, "bench", "decode", "--samples", samples, "--workers", "1", "--json"]
+    command += [word for change in args.set for word in ("--set", change)]
     row = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["rows"][0]
     return row["figures"]["cpu_ms_per_clip"] / 1e3, 1 / row["figures"]["clips_per_s"]
 
@@ -131,6 +149,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--kinds", default="decord,pyav")
     parser.add_argument("--avion", help="path of the avion program, to be measured in turns with them")
+    parser.add_argument("--set", action="append", default=[], help="a setting of avion's, e.g. data.scale_on_device=true")
     args = parser.parse_args()
     found = glob.glob(os.path.join(args.folder, "**", "*"), recursive=True)
     files = sorted(f for f in found if f.lower().endswith(VIDEOS))
@@ -138,9 +157,13 @@ def main():
         sys.exit(f"no video under {args.folder}")
     kinds = args.kinds.split(",")
     times = {kind: [] for kind in kinds + (["avion"] if args.avion else [])}
-    for _ in range(args.rounds):
-        for kind, seen in times.items():
-            seen.append(avion(args) if kind == "avion" else peer(kind, files, args))
+    samples = draw(files, args)
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
+        file.writelines(json.dumps(sample) + "\n" for sample in samples)
+        file.flush()
+        for _ in range(args.rounds):
+            for kind, seen in times.items():
+                seen.append(avion(args, file.name) if kind == "avion" else peer(kind, samples))
     best = min(statistics.median(cpu for cpu, _ in times[kind]) for kind in kinds)
     for kind, seen in times.items():
         cpu, wall = (statistics.median(column) for column in zip(*seen))

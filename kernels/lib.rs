@@ -4,6 +4,7 @@
 //! | --- | --- | --- | --- | --- |
 //! | [`patch_ingest`] | the vision towers' input | u8 `[batch, frames, height, width, 3]` -> `[batch, tokens, 3 * patch * patch]` | f32, f16, bf16 | `patch_ingest::reference` |
 //! | [`ingest_wgsl`] | the same with a crop, on wgpu: hand-written WGSL | u8 frames -> tokens | f32 | `ingest_wgsl::reference` |
+//! | [`scale_planes`] | the loader's frames, if they are to be scaled here | planes of a crop -> u8 `[frames, px, px, 3]` | u8 | `scale_planes::reference` |
 //! | [`embedding`] | the text tower's input | ids `[rows]` -> `[rows, width]`; gradient grouped by token | f32, f16, bf16 | `embedding::reference` |
 //! | [`layer_norm`] | every block, with the residual's gradient | `[rows, width]` | f32, f16, bf16 | `layer_norm::reference` |
 //! | [`attention`] | every block | `[batch, tokens, 3, heads, head_dim]` -> `[batch, tokens, heads * head_dim]` | f32, f16, bf16 | `attention::reference` |
@@ -52,6 +53,7 @@ pub mod pool;
 pub mod reduce;
 pub mod residual;
 pub mod rows;
+pub mod scale_planes;
 pub mod soft_cross_entropy;
 mod walk;
 

@@ -364,6 +364,10 @@ pub struct BenchArgs {
     /// decode: folder with videos.
     #[arg(long, value_name = "FOLDER")]
     pub data: Option<PathBuf>,
+    /// decode: these clips instead of drawn ones, a JSON object a line: `{"video": "a.mp4", "frames": [3, 9], "crop":
+    /// {"x": 0, "y": 0, "width": 200, "height": 200}}`. All have the same number of frames.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "frames", "stride", "clips"])]
+    pub samples: Option<PathBuf>,
     /// decode: frames a clip.
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub frames: usize,

@@ -1,5 +1,6 @@
 //! `avion bench`: what this machine gives, measured the way training uses it.
 
+pub mod clips;
 pub mod decode;
 pub mod io;
 pub mod kernels;

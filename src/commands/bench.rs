@@ -1,15 +1,16 @@
 //! `avion bench`.
 
 use super::{check_values, choose, load, on_target, print};
+use crate::bench::clips::Work;
 use crate::bench::{self, Report, decode::DecodeOptions, step::StepOptions};
 use crate::cli::{BenchArgs, BenchWhat};
 use crate::config::Recipe;
+use crate::data::loader::read_options;
 use crate::device;
 use crate::model::{DeviceMemory, MemoryPlan, check_device};
 use crate::ops::tensor::float_kind;
 use crate::ops::workspace::Workspace;
 use crate::train::compute_dtype;
-use crate::video::ReadOptions;
 use anyhow::{Context, Result, anyhow};
 
 /// What is measured when no recipe is named.
@@ -20,20 +21,15 @@ const EGO4D_CLIPS: u64 = 4_000_000;
 
 pub(super) fn run(args: BenchArgs) -> Result<u8> {
     if let BenchWhat::Decode = args.what {
-        let data =
-            args.data.clone().ok_or_else(|| anyhow!("`avion bench decode` needs --data FOLDER, with videos in it"))?;
         let workers = args.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
         let recipe = load(args.config.as_deref().unwrap_or(DEFAULT_RECIPE), &args.overrides)?.recipe;
-        let fast_loop_filter = recipe.data.fast_loop_filter;
-        let options = DecodeOptions {
-            data,
-            frames: args.frames,
-            stride: args.stride,
-            workers,
-            clips: args.clips,
-            size_px: 224,
-            read: ReadOptions { fast_loop_filter },
+        let work = match (args.samples, args.data) {
+            (Some(file), _) => Work::read(&file),
+            (None, Some(folder)) => Work::find(&folder, args.frames, args.stride, args.clips),
+            (None, None) => return Err(anyhow!("`avion bench decode` needs --data FOLDER, with videos in it")),
         };
+        let work = work.map_err(|what| anyhow!(what))?;
+        let options = DecodeOptions { work, workers, size_px: 224, read: read_options(&recipe.data) };
         let report = bench::decode::run(&options).map_err(|what| anyhow!(what))?;
         return show(report, "this machine's processor", args.json);
     }

@@ -175,6 +175,10 @@ pub struct DataConfig {
     /// In training, decode faster by leaving H.264's and HEVC's loop filter out of pictures that others are predicted from but that are
     /// not shown. Changes the pixels a little: "Decoding" in `benches/NOTES.md`.
     pub fast_loop_filter: bool,
+    /// In training, crop, scale and convert frames on the device, which gives the same bytes: the decode threads only copy
+    /// the part of the planes that is used. About as many bytes go to the device, up to twice as many of large frames;
+    /// larger ones are finished by the decode threads, and so are videos that are turned by a right angle.
+    pub scale_on_device: bool,
     /// Decode threads; 0 = one per core, but one core is left to the thread that trains (from four cores on).
     pub workers: usize,
     /// Batches decoded ahead.

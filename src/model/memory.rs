@@ -7,6 +7,7 @@ use crate::config::{Geometry, parse_bytes};
 use crate::ops::block::Keep;
 use crate::optim::Average;
 use avion_kernels::FloatKind;
+use avion_kernels::scale_planes::record_bytes;
 use std::fmt;
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ pub struct MemoryPlan {
     pub gradients: u64,
     /// The optimizer's state, `8 N` for AdamW, and the moving average of the weights, `4 N`.
     pub state: u64,
-    /// u8 frames of two micro-batches: one in use, one arriving.
+    /// u8 frames of two micro-batches: one in use, one arriving; and those made of a third where the device scales them.
     pub frames: u64,
     /// Features of the whole batch with gradients, and logits.
     pub loss: u64,
@@ -84,8 +85,9 @@ struct Needs {
     towers: Vec<TowerSizes>,
     /// Features, logits and targets.
     loss: u64,
-    /// Bytes of a clip's frames.
+    /// Bytes of a clip's frames: finished, and as the loader gives them.
     frame_bytes: u64,
+    loaded_bytes: u64,
 }
 
 impl Needs {
@@ -108,8 +110,11 @@ impl Needs {
             }
         };
         let towers = tower_sizes(recipe, kind, clips, model.context);
-        let frame_bytes = model.frames * 3 * geometry.image_px * geometry.image_px;
-        Needs { parameters: parameters as u64, towers, loss: loss as u64, frame_bytes: frame_bytes as u64 }
+        let px = geometry.image_px;
+        let frame_bytes = (model.frames * 3 * px * px) as u64;
+        let records = recipe.data.scale_on_device;
+        let loaded_bytes = if records { (model.frames * record_bytes(px)) as u64 } else { frame_bytes };
+        Needs { parameters: parameters as u64, towers, loss: loss as u64, frame_bytes, loaded_bytes }
     }
 }
 
@@ -142,17 +147,18 @@ impl MemoryPlan {
         let parameters = needs.parameters;
         let towers = needs.towers.as_slice();
         let averages = usize::from(Average::decay_of(recipe).is_some());
+        let made = if recipe.data.scale_on_device { needs.frame_bytes } else { 0 };
         let mut plan = MemoryPlan {
             parameters,
             weights: 4 * parameters,
             half_weights: if kind == FloatKind::F32 { 0 } else { 2 * parameters },
             gradients: 4 * parameters,
             state: 4 * count(recipe.optim.state_names().len() + averages) * parameters,
-            frames: 2 * count(clips) * needs.frame_bytes,
+            frames: count(clips) * (2 * needs.loaded_bytes + made),
             loss: needs.loss,
             overhead: SMALL_BUFFERS + if device.cuda { CUDA_OVERHEAD } else { 0 },
             step: Arc::new(StepPlan::uniform(towers, Keep::NOTHING)),
-            host_frames: (count(recipe.data.prefetch) + 1) * count(recipe.train.batch_size) * needs.frame_bytes,
+            host_frames: (count(recipe.data.prefetch) + 1) * count(recipe.train.batch_size) * needs.loaded_bytes,
         };
         let fixed = plan.total() - plan.step.peak;
         let limit = match (recipe.train.fit.as_str(), device.free) {

@@ -1,7 +1,7 @@
 //! Training a classifier of clips: fine-tuning VideoMAE's encoder, or its head alone.
 
 use super::Task;
-use super::feed::{Feed, chunks, frames_of, mean_of, number};
+use super::feed::{Feed, chunks, mean_of};
 use crate::config::recipe::Recipe;
 use crate::data::augment::MixPlan;
 use crate::data::loader::ClipBatch;
@@ -15,7 +15,6 @@ use crate::model::videomae::{Classifier, ClassifierShape};
 use crate::ops::workspace::Workspace;
 use crate::optim::Average;
 use avion_kernels::Handle;
-use avion_kernels::cuda::upload::Uploader;
 use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
 use std::sync::Arc;
@@ -50,9 +49,8 @@ impl<R: CubeRuntime> ClassifyTask<R> {
         let decay = Average::decay_of(recipe).filter(|_| plan.is_some());
         let average = decay.map(|decay| Average::new(decay, &model.params, values));
         let clips_at_once = recipe.train.clips_at_once();
-        let uploader = Uploader::new(&model.params.client, device);
         ClassifyTask {
-            feed: Feed::new(uploader, model.shape.grid.padded_bytes(clips_at_once)),
+            feed: Feed::new(recipe, &model.params.client, device),
             plan,
             clips_at_once,
             seed: recipe.seed,
@@ -90,7 +88,7 @@ impl<R: CubeRuntime> Task<R> for ClassifyTask<R> {
 
     fn prefetch(&mut self, batch: &ClipBatch) -> Result<(), DeviceError> {
         let first = 0..self.clips_at_once.min(batch.samples.len());
-        self.feed.prefetch((number(batch), 0), frames_of(batch, &first))
+        self.feed.prefetch(batch, &first)
     }
 
     fn gradients(&mut self, batch: &ClipBatch, step: u64) -> Result<Handle, DeviceError> {
@@ -100,13 +98,13 @@ impl<R: CubeRuntime> Task<R> for ClassifyTask<R> {
         let parts = chunks(batch.samples.len(), self.clips_at_once);
         let mut results = Vec::new();
         for chunk in &parts {
-            let filled = self.feed.take((number(batch), chunk.start), frames_of(batch, chunk))?;
+            let filled = self.feed.take(batch, chunk)?;
             let key = DropKey { seed: self.seed, step, first: chunk.start as u64 };
             let targets = &targets[chunk.start * classes..chunk.end * classes];
             results.push(self.model.gradients(filled.handle().clone(), targets, &plan, key));
             self.feed.give_back(filled);
             if let Some(next) = parts.iter().find(|next| next.start == chunk.end) {
-                self.feed.prefetch((number(batch), next.start), frames_of(batch, next))?;
+                self.feed.prefetch(batch, next)?;
             }
         }
         Ok(mean_of(&self.model.ws, results))

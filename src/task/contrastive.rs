@@ -1,7 +1,7 @@
 //! CLIP-style training: clips and captions of a batch are each other's positives and negatives.
 
 use super::Task;
-use super::feed::{Feed, chunks, frames_of, number};
+use super::feed::{Arrived, Feed, chunks};
 use crate::config::recipe::Recipe;
 use crate::data::loader::ClipBatch;
 use crate::device::DeviceError;
@@ -17,7 +17,6 @@ use crate::ops::patch_embed::Frames;
 use crate::ops::tensor::{Ad, AdT, T, primitive};
 use crate::ops::workspace::Workspace;
 use crate::text::{TokenBatch, Tokenizer};
-use avion_kernels::cuda::upload::{Filled, Uploader};
 use avion_kernels::{FloatKind, Handle, flat};
 use burn::tensor::{DType, Tensor};
 use burn_cubecl::CubeRuntime;
@@ -53,9 +52,8 @@ impl<R: CubeRuntime> ContrastiveTask<R> {
             clip.ws.arena.reserve(plan.peak);
         }
         let clips_at_once = recipe.train.clips_at_once();
-        let uploader = Uploader::new(&clip.params.client, device);
         ContrastiveTask {
-            feed: Feed::new(uploader, clip.grid(clips_at_once).padded_bytes()),
+            feed: Feed::new(recipe, &clip.params.client, device),
             tokenizer: Tokenizer::new(),
             plan,
             clips_at_once,
@@ -76,10 +74,10 @@ impl<R: CubeRuntime> ContrastiveTask<R> {
         clips: Range<usize>,
         tracked: bool,
         step: u64,
-    ) -> Result<([AdT<R, 2>; 2], Filled), DeviceError> {
+    ) -> Result<([AdT<R, 2>; 2], Arrived), DeviceError> {
         let drop_path = Some(DropKey { seed: self.seed, step, first: clips.start as u64 });
         let pass = Pass { plan: self.plan.clone().filter(|_| tracked), drop_path };
-        let filled = self.feed.take((number(batch), clips.start), frames_of(batch, &clips))?;
+        let filled = self.feed.take(batch, &clips)?;
         let grid = self.clip.grid(clips.len());
         let frames = Frames {
             pixels: filled.handle().clone(),
@@ -122,7 +120,7 @@ impl<R: CubeRuntime> Task<R> for ContrastiveTask<R> {
 
     fn prefetch(&mut self, batch: &ClipBatch) -> Result<(), DeviceError> {
         let first = 0..self.clips_at_once.min(batch.samples.len());
-        self.feed.prefetch((number(batch), 0), frames_of(batch, &first))
+        self.feed.prefetch(batch, &first)
     }
 
     /// With `micro_batch` below the batch size, features of all clips come first, without gradients; the loss is taken
@@ -148,7 +146,7 @@ impl<R: CubeRuntime> Task<R> for ContrastiveTask<R> {
             texts.push(text.inner());
             // The next chunk, or the first again for the second round.
             let next = chunks.iter().find(|next| next.start == chunk.end).unwrap_or(&chunks[0]);
-            self.feed.prefetch((number(batch), next.start), frames_of(batch, next))?;
+            self.feed.prefetch(batch, next)?;
         }
         let (video, text) = (Tensor::cat(videos, 0), Tensor::cat(texts, 0));
         let loss = contrastive(&self.clip.ws, video, text, &self.clip.logit_scale, learned);
@@ -158,7 +156,7 @@ impl<R: CubeRuntime> Task<R> for ContrastiveTask<R> {
             backward(features, [part(&loss.d_video), part(&loss.d_text)]);
             self.feed.give_back(frames);
             if let Some(next) = chunks.iter().find(|next| next.start == chunk.end) {
-                self.feed.prefetch((number(batch), next.start), frames_of(batch, next))?;
+                self.feed.prefetch(batch, next)?;
             }
         }
         Ok(loss.result)

@@ -1,32 +1,25 @@
 //! Frames on their way to the device: two places, one being read, one being filled.
 
+use crate::config::Geometry;
+use crate::config::recipe::Recipe;
 use crate::data::loader::ClipBatch;
 use crate::device::DeviceError;
 use crate::ops::tensor::{T, contiguous, from_handle};
 use crate::ops::workspace::Workspace;
 use avion_kernels::cuda::upload::{Filled, Pending, Slot, Uploader};
-use avion_kernels::{Handle, KernelError};
+use avion_kernels::scale_planes::{record_bytes, scale_planes, used_bytes};
+use avion_kernels::{Handle, KernelError, arena};
 use burn::tensor::{DType, Tensor};
 use burn_cubecl::CubeRuntime;
+use cubecl::client::ComputeClient;
 use std::ops::Range;
 
 /// Which frames: the batch's number and the first clip of a chunk.
-pub type Key = (u64, usize);
+type Key = (u64, usize);
 
 /// A batch in the parts that are on the device at once.
 pub fn chunks(clips: usize, at_once: usize) -> Vec<Range<usize>> {
     (0..clips).step_by(at_once).map(|first| first..(first + at_once).min(clips)).collect()
-}
-
-/// Tells batches apart.
-pub fn number(batch: &ClipBatch) -> u64 {
-    (batch.position.epoch << 40) | batch.position.batch
-}
-
-/// The bytes of some clips of a batch.
-pub fn frames_of<'a>(batch: &'a ClipBatch, clips: &Range<usize>) -> &'a [u8] {
-    let bytes = batch.frames.len() / batch.samples.len();
-    &batch.frames[clips.start * bytes..clips.end * bytes]
 }
 
 /// Loss and score of a batch from those of its parts, all of one size: f32 `[2]` each, on the device.
@@ -43,24 +36,57 @@ pub fn mean_of<R: CubeRuntime>(ws: &Workspace<R>, parts: Vec<Handle>) -> Handle 
 
 /// Uploads chunks of frames in the order they are wanted, each while the one before is worked on.
 pub struct Feed<R: CubeRuntime> {
+    client: ComputeClient<R>,
     uploader: Uploader<R>,
     slot_bytes: usize,
     free: Vec<Slot>,
     coming: Option<(Key, Pending)>,
+    /// Width and height of a frame.
+    px: usize,
+    /// Where frames are made of records, `[frames, px, px, 3]`; there when records are to come.
+    made: Option<Handle>,
+}
+
+/// A chunk's frames on the device.
+pub struct Arrived {
+    pixels: Handle,
+    /// The slot that they lie in, unless they were made of what lies there.
+    slot: Option<Filled>,
+}
+
+impl Arrived {
+    /// u8 `[clips, frames, px, px, 3]`, for kernels.
+    pub fn handle(&self) -> &Handle {
+        &self.pixels
+    }
 }
 
 impl<R: CubeRuntime> Feed<R> {
-    /// `slot_bytes`: of the largest chunk, padded to whole words.
-    pub fn new(uploader: Uploader<R>, slot_bytes: usize) -> Self {
-        let free = (0..2).map(|_| uploader.slot(slot_bytes)).collect();
-        Feed { uploader, slot_bytes, free, coming: None }
+    /// For chunks of up to `recipe.train.clips_at_once()` clips.
+    pub fn new(recipe: &Recipe, client: &ComputeClient<R>, device: &R::Device) -> Self {
+        let px = Geometry::of(recipe.model.size).image_px;
+        let frames = recipe.train.clips_at_once() * recipe.model.frames;
+        let finished = (frames * px * px * 3).next_multiple_of(4);
+        let records = recipe.data.scale_on_device;
+        let slot_bytes = if records { frames * record_bytes(px) } else { finished };
+        let uploader = Uploader::new(client, device);
+        Feed {
+            free: (0..2).map(|_| uploader.slot(slot_bytes)).collect(),
+            client: client.clone(),
+            uploader,
+            slot_bytes,
+            coming: None,
+            px,
+            made: records.then(|| arena::exact(client, |client| client.empty(finished))),
+        }
     }
 
-    /// Starts to bring `frames`, unless they are already coming.
+    /// Starts to bring the frames of some clips, unless they are already coming.
     ///
     /// # Errors
     /// What the device reports.
-    pub fn prefetch(&mut self, key: Key, frames: &[u8]) -> Result<(), DeviceError> {
+    pub fn prefetch(&mut self, batch: &ClipBatch, clips: &Range<usize>) -> Result<(), DeviceError> {
+        let key = ((batch.position.epoch << 40) | batch.position.batch, clips.start);
         if self.coming.as_ref().is_some_and(|(coming, _)| *coming == key) {
             return Ok(());
         }
@@ -68,30 +94,104 @@ impl<R: CubeRuntime> Feed<R> {
             self.free.push(unwanted.finish().release());
         }
         let slot = self.free.pop().unwrap_or_else(|| self.uploader.slot(self.slot_bytes));
+        let bytes = batch.frames.len() / batch.samples.len();
+        let frames = &batch.frames[clips.start * bytes..clips.end * bytes];
         let mut buffer = self.uploader.pool().take(frames.len());
-        buffer.copy_from_slice(frames);
+        let record = batch.records.then_some(record_bytes(self.px));
+        copy(frames, &mut buffer, record);
         let pending = self.uploader.begin(slot, buffer).map_err(failed)?;
         self.coming = Some((key, pending));
         Ok(())
     }
 
-    /// `frames` on the device, for kernels queued from now on; to be given back when the last has been queued.
+    /// The frames on the device, for kernels queued from now on; to be given back when the last has been queued, and
+    /// before others are taken.
     ///
     /// # Errors
     /// What the device reports.
-    pub fn take(&mut self, key: Key, frames: &[u8]) -> Result<Filled, DeviceError> {
-        self.prefetch(key, frames)?;
-        match self.coming.take() {
-            Some((_, pending)) => Ok(pending.finish()),
+    pub fn take(&mut self, batch: &ClipBatch, clips: &Range<usize>) -> Result<Arrived, DeviceError> {
+        self.prefetch(batch, clips)?;
+        let filled = match self.coming.take() {
+            Some((_, pending)) => pending.finish(),
             None => unreachable!("just started"),
+        };
+        match &self.made {
+            Some(made) if batch.records => {
+                let frames = clips.len() * batch.num_frames;
+                scale_planes(&self.client, filled.handle().clone(), frames, self.px, made.clone()).map_err(failed)?;
+                self.free.push(filled.release());
+                Ok(Arrived { pixels: made.clone(), slot: None })
+            }
+            _ => Ok(Arrived { pixels: filled.handle().clone(), slot: Some(filled) }),
         }
     }
 
-    pub fn give_back(&mut self, filled: Filled) {
-        self.free.push(filled.release());
+    pub fn give_back(&mut self, arrived: Arrived) {
+        self.free.extend(arrived.slot.map(Filled::release));
     }
+}
+
+/// Bytes that a thread of [`copy`] takes at least: a copy that is worth a start.
+const PIECE: usize = 8 << 20;
+
+/// Threads that copy together: one alone does not reach the memory's speed, and a step of a small model takes no longer
+/// than its copy of some 150 MB.
+const COPIERS: usize = 4;
+
+/// Copies frames, or of records of this many bytes what is used.
+fn copy(from: &[u8], to: &mut [u8], record: Option<usize>) {
+    let unit = record.unwrap_or(1);
+    let piece = from.len().div_ceil(COPIERS).max(PIECE).next_multiple_of(unit);
+    let part = |from: &[u8], to: &mut [u8]| match record {
+        None => to.copy_from_slice(from),
+        Some(record) => {
+            for (from, to) in from.chunks(record).zip(to.chunks_mut(record)) {
+                let used = used_bytes(from);
+                to[..used].copy_from_slice(&from[..used]);
+            }
+        }
+    };
+    let (first, rest) = from.split_at(piece.min(from.len()));
+    let (to_first, to_rest) = to.split_at_mut(first.len());
+    std::thread::scope(|scope| {
+        for (from, to) in rest.chunks(piece).zip(to_rest.chunks_mut(piece)) {
+            scope.spawn(move || part(from, to));
+        }
+        part(first, to_first);
+    });
 }
 
 fn failed(error: KernelError) -> DeviceError {
     DeviceError::Failed { detail: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_in_pieces_are_whole() {
+        for len in [0, 1, 1000, PIECE, PIECE + 1, 3 * PIECE + 7, 5 * PIECE] {
+            let from: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
+            let mut to = vec![0; len];
+            copy(&from, &mut to, None);
+            assert!(from == to, "{len}");
+        }
+    }
+
+    #[test]
+    fn of_records_the_used_part_is_copied() {
+        let record = record_bytes(224);
+        let mut from = vec![3; 60 * record];
+        for frame in from.chunks_mut(record) {
+            avion_kernels::scale_planes::finished(frame, 224).unwrap().fill(9);
+        }
+        let mut to = vec![0; from.len()];
+        copy(&from, &mut to, Some(record));
+        for (from, to) in from.chunks(record).zip(to.chunks(record)) {
+            let used = used_bytes(from);
+            assert!(used > 224 * 224 * 3 && used < 224 * 224 * 4);
+            assert!(from[..used] == to[..used] && to[used..].iter().all(|byte| *byte == 0));
+        }
+    }
 }

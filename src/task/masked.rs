@@ -1,7 +1,7 @@
 //! VideoMAE's pre-training: masked tubelets are predicted from the visible ones.
 
 use super::Task;
-use super::feed::{Feed, chunks, frames_of, mean_of, number};
+use super::feed::{Feed, chunks, mean_of};
 use crate::config::recipe::Recipe;
 use crate::data::loader::ClipBatch;
 use crate::data::rng::{Purpose, keyed_repeat};
@@ -13,7 +13,6 @@ use crate::model::plan::StepPlan;
 use crate::model::stack::DropKey;
 use crate::model::videomae::{MaeShape, VideoMae};
 use crate::ops::workspace::Workspace;
-use avion_kernels::cuda::upload::Uploader;
 use avion_kernels::{Handle, KernelError};
 use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
@@ -49,9 +48,8 @@ impl<R: CubeRuntime> MaskedTask<R> {
             model.ws.arena.reserve(plan.peak);
         }
         let clips_at_once = recipe.train.clips_at_once();
-        let uploader = Uploader::new(&model.params.client, device);
         Ok(MaskedTask {
-            feed: Feed::new(uploader, model.shape.grid.padded_bytes(clips_at_once)),
+            feed: Feed::new(recipe, &model.params.client, device),
             plan,
             clips_at_once,
             seed: recipe.seed,
@@ -83,7 +81,7 @@ impl<R: CubeRuntime> Task<R> for MaskedTask<R> {
 
     fn prefetch(&mut self, batch: &ClipBatch) -> Result<(), DeviceError> {
         let first = 0..self.clips_at_once.min(batch.samples.len());
-        self.feed.prefetch((number(batch), 0), frames_of(batch, &first))
+        self.feed.prefetch(batch, &first)
     }
 
     fn gradients(&mut self, batch: &ClipBatch, step: u64) -> Result<Handle, DeviceError> {
@@ -92,13 +90,13 @@ impl<R: CubeRuntime> Task<R> for MaskedTask<R> {
         let parts = chunks(batch.samples.len(), self.clips_at_once);
         let mut results = Vec::new();
         for chunk in &parts {
-            let filled = self.feed.take((number(batch), chunk.start), frames_of(batch, chunk))?;
+            let filled = self.feed.take(batch, chunk)?;
             let clips = self.model.mask(filled.handle().clone(), &keys[chunk.clone()]);
             let drop_path = DropKey { seed: self.seed, step, first: chunk.start as u64 };
             results.push(self.model.gradients(&clips, &plan, Some(drop_path)));
             self.feed.give_back(filled);
             if let Some(next) = parts.iter().find(|next| next.start == chunk.end) {
-                self.feed.prefetch((number(batch), next.start), frames_of(batch, next))?;
+                self.feed.prefetch(batch, next)?;
             }
         }
         Ok(mean_of(&self.model.ws, results))

@@ -1,9 +1,7 @@
 //! From luma and chroma to RGB.
 
-use super::filter::FRACTION_BITS;
-
-/// Bits behind the point of a coefficient.
-const COEFFICIENT_BITS: u32 = 13;
+pub use avion_kernels::scale_planes::Matrix;
+use avion_kernels::scale_planes::{COEFFICIENT_BITS, FRACTION_BITS};
 
 /// How three filtered samples make a pixel.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -14,40 +12,27 @@ pub enum Colour {
     Yuv(Matrix),
 }
 
-/// `R = y (Y - black) + rv (Cr - 128)` and so on, for samples and results of 0 to 255.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Matrix {
-    black: i32,
-    y: i32,
-    rv: i32,
-    gu: i32,
-    gv: i32,
-    bu: i32,
-}
-
-impl Matrix {
-    /// For a matrix by its number in ITU-T H.273, table 4 (also `AVColorSpace`), and a range. A matrix that is
-    /// unspecified or of another kind counts as BT.601, as in libswscale.
-    pub fn new(matrix: i32, full_range: bool) -> Matrix {
-        // Weights of red and blue in luma.
-        let (kr, kb) = match matrix {
-            1 => (0.2126, 0.0722),
-            4 => (0.30, 0.11),
-            7 => (0.212, 0.087),
-            9 | 10 => (0.2627, 0.0593),
-            _ => (0.299, 0.114),
-        };
-        let kg = 1.0 - kr - kb;
-        let (luma, chroma, black) = if full_range { (1.0, 1.0, 0) } else { (255.0 / 219.0, 255.0 / 224.0, 16) };
-        let fixed = |value: f64| (value * f64::from(1 << COEFFICIENT_BITS)).round() as i32;
-        Matrix {
-            black: black << FRACTION_BITS,
-            y: fixed(luma),
-            rv: fixed(2.0 * (1.0 - kr) * chroma),
-            gu: fixed(-2.0 * (1.0 - kb) * kb / kg * chroma),
-            gv: fixed(-2.0 * (1.0 - kr) * kr / kg * chroma),
-            bu: fixed(2.0 * (1.0 - kb) * chroma),
-        }
+/// For a matrix by its number in ITU-T H.273, table 4 (also `AVColorSpace`), and a range. A matrix that is
+/// unspecified or of another kind counts as BT.601, as in libswscale.
+pub fn matrix(number: i32, full_range: bool) -> Matrix {
+    // Weights of red and blue in luma.
+    let (kr, kb) = match number {
+        1 => (0.2126, 0.0722),
+        4 => (0.30, 0.11),
+        7 => (0.212, 0.087),
+        9 | 10 => (0.2627, 0.0593),
+        _ => (0.299, 0.114),
+    };
+    let kg = 1.0 - kr - kb;
+    let (luma, chroma, black) = if full_range { (1.0, 1.0, 0) } else { (255.0 / 219.0, 255.0 / 224.0, 16) };
+    let fixed = |value: f64| (value * f64::from(1 << COEFFICIENT_BITS)).round() as i32;
+    Matrix {
+        black: black << FRACTION_BITS,
+        y: fixed(luma),
+        rv: fixed(2.0 * (1.0 - kr) * chroma),
+        gu: fixed(-2.0 * (1.0 - kb) * kb / kg * chroma),
+        gv: fixed(-2.0 * (1.0 - kr) * kr / kg * chroma),
+        bu: fixed(2.0 * (1.0 - kb) * chroma),
     }
 }
 
@@ -105,7 +90,7 @@ mod tests {
         let matrices = [(1, [0.2126, 0.0722]), (2, BT601), (5, BT601), (6, BT601), (9, [0.2627, 0.0593])];
         for (number, weights) in matrices {
             for full in [false, true] {
-                let colour = Colour::Yuv(Matrix::new(number, full));
+                let colour = Colour::Yuv(matrix(number, full));
                 for rgb in [[0.0; 3], [1.0; 3], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.2, 0.5, 0.7]] {
                     let got = convert(colour, yuv(rgb, weights, full));
                     for (got, expected) in got.iter().zip(rgb) {
@@ -116,7 +101,7 @@ mod tests {
                 }
             }
         }
-        let limited = Colour::Yuv(Matrix::new(6, false));
+        let limited = Colour::Yuv(matrix(6, false));
         assert_eq!((convert(limited, [16, 128, 128]), convert(limited, [235, 128, 128])), ([0; 3], [255; 3]));
         assert_eq!((convert(limited, [0, 128, 128]), convert(limited, [255, 128, 128])), ([0; 3], [255; 3]));
         assert_eq!(convert(Colour::Gbr, [10, 20, 30]), [30, 10, 20]);

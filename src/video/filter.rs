@@ -5,14 +5,11 @@
 //! reduction demands, over the picture around the box. Where it reaches over the picture's edge, the weights
 //! that are left are scaled to a sum of one. Pillow rounds to bytes between its two passes; here 7 more bits are kept.
 
-/// Bits behind the point of a weight.
-const WEIGHT_BITS: u32 = 14;
+// Shared with the device's version of this arithmetic, which must give the same bytes.
+use avion_kernels::scale_planes::WEIGHT_BITS;
 
 /// A weight of one.
 const ONE: i32 = 1 << WEIGHT_BITS;
-
-/// Bits of a filtered sample behind the point.
-pub const FRACTION_BITS: u32 = 7;
 
 /// Weights of an output sample come in groups of this many, for the vector unit.
 const GROUP: usize = 4;
@@ -43,6 +40,7 @@ pub struct Axis {
     /// The first sample that any output uses, and one past the last.
     first: usize,
     end: usize,
+    num_outputs: usize,
     /// Groups of weights an output.
     groups: usize,
     /// First sample of each output, counted from `first`.
@@ -73,6 +71,7 @@ impl Axis {
         let mut axis = Axis {
             first,
             end,
+            num_outputs: span.out,
             groups,
             starts: vec![[0; BLOCK]; blocks],
             weights: vec![[[0; GROUP]; BLOCK]; blocks * groups],
@@ -94,6 +93,15 @@ impl Axis {
     /// The samples of the plane that are used.
     pub fn used(&self) -> std::ops::Range<usize> {
         self.first..self.end
+    }
+
+    /// Of each output: its first sample, counted from the first used; what the sum of its weighted rows starts with; its
+    /// weights.
+    pub fn outputs(&self) -> impl Iterator<Item = (usize, u16, impl Iterator<Item = i16> + Clone)> {
+        (0..self.num_outputs).map(|out| {
+            let (start, weights) = self.at(out);
+            (start, half_of_rest(weights.clone()), weights)
+        })
     }
 
     /// Samples that a row must have for [`scale_columns`]: those used, and room for weights of 0.
@@ -120,20 +128,24 @@ fn quantise(exact: &[f64], weights: &mut Vec<i16>) {
     }
 }
 
+/// What a sum of products starts with, each of which is cut off: half a unit too low on average.
+fn half_of_rest(weights: impl Iterator<Item = i16>) -> u16 {
+    weights.filter(|weight| *weight != 0).count() as u16 / 2
+}
+
 /// Weighs the rows of a plane for output row `out`.
 ///
 /// # Shapes
 /// - `plane`: rows of `stride` bytes
 /// - `columns`: the part of each row to look at
-/// - `sums`: at least as long as `columns`; [`FRACTION_BITS`] behind the point
+/// - `sums`: at least as long as `columns`; [`FRACTION_BITS`](avion_kernels::scale_planes::FRACTION_BITS) behind the point
 #[inline(always)]
 pub fn scale_rows(axis: &Axis, out: usize, plane: &[u8], stride: usize, columns: &Axis, sums: &mut [i16]) {
     let (start, weights) = axis.at(out);
     let used = columns.used();
     let sums = &mut sums[..used.len()];
     let rows = plane[(axis.first + start) * stride..].chunks(stride).map(|row| &row[used.clone()]);
-    // Each product is cut off, half a unit too low on average.
-    let mut bias = weights.clone().filter(|weight| *weight != 0).count() as i16 / 2;
+    let mut bias = half_of_rest(weights.clone()) as i16;
     let mut is_first = true;
     for (row, weight) in rows.zip(weights) {
         if weight == 0 {
@@ -223,6 +235,7 @@ fn group(samples: &[i16], start: usize) -> Group {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use avion_kernels::scale_planes::FRACTION_BITS;
 
     /// Pillow's definition in f64, without rounding: `plane` is `[height, width]`.
     fn exact(plane: &[u8], columns: Span, rows: Span) -> Vec<f64> {

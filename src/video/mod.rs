@@ -36,6 +36,8 @@ mod planes;
 #[cfg(feature = "video")]
 mod reader;
 #[cfg(feature = "video")]
+mod record;
+#[cfg(feature = "video")]
 mod scale;
 #[cfg(feature = "video")]
 mod seek;

@@ -3,7 +3,7 @@
 use ffmpeg_next::ffi;
 use ffmpeg_next::frame::Video as Frame;
 
-use super::colour::{Colour, Matrix};
+use super::colour::{Colour, matrix};
 
 /// One plane: rows of `stride` bytes, of which the first `width` are samples. The last row may end after those.
 #[derive(Clone, Copy)]
@@ -15,8 +15,6 @@ pub struct Plane<'a> {
 }
 
 /// Three planes of which each has one sample for every pixel, or fewer in the second and third.
-///
-/// Whoever wants the picture's samples elsewhere, such as on a device, finds them here.
 #[derive(Clone, Copy)]
 pub struct Planes<'a> {
     pub planes: [Plane<'a>; 3],
@@ -108,13 +106,13 @@ impl<'a> Planes<'a> {
             *plane = Plane { samples, stride, width, height };
         }
         // SAFETY: as above.
-        let (matrix, range) = unsafe { ((*frame.as_ptr()).colorspace as i32, (*frame.as_ptr()).color_range as i32) };
+        let (number, range) = unsafe { ((*frame.as_ptr()).colorspace as i32, (*frame.as_ptr()).color_range as i32) };
         let full_range = match range {
             range if range == ffi::AVColorRange::AVCOL_RANGE_JPEG as i32 => true,
             range if range == ffi::AVColorRange::AVCOL_RANGE_MPEG as i32 => false,
             _ => layout.full_range,
         };
-        let colour = if layout.rgb { Colour::Gbr } else { Colour::Yuv(Matrix::new(matrix, full_range)) };
+        let colour = if layout.rgb { Colour::Gbr } else { Colour::Yuv(matrix(number, full_range)) };
         Some(Planes { planes, chroma_shift: layout.chroma_shift, colour })
     }
 }

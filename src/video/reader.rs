@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use avion_kernels::scale_planes::{is_supported, record_bytes};
 use ffmpeg_next::frame::Video as Frame;
 
 use super::cache::{self, Known};
@@ -41,6 +42,7 @@ pub struct VideoReader {
     seeker: Option<Seeker>,
     sequential: Option<Sequential>,
     scaler: Scaler,
+    records: bool,
     stages: Stages,
 }
 
@@ -50,6 +52,9 @@ pub struct ReadOptions {
     /// Leave the loop filter out of pictures that are decoded only because others refer to them. Faster, but what
     /// refers to them inherits the difference: see "Decoding" in `benches/NOTES.md`.
     pub fast_loop_filter: bool,
+    /// Leave cropping, scaling and conversion to the device: frames come as records for `avion_kernels::scale_planes`,
+    /// which makes the same bytes of them. Not of [`VideoReader::read_native`].
+    pub records: bool,
 }
 
 /// What is asked for: which frames, the part used of each, the size it gets, and which way round.
@@ -61,6 +66,7 @@ struct Request<'a> {
     width: u32,
     height: u32,
     flip: bool,
+    record: bool,
 }
 
 impl Drop for VideoReader {
@@ -73,6 +79,9 @@ impl Drop for VideoReader {
 
 impl Request<'_> {
     fn frame_bytes(&self) -> usize {
+        if self.record {
+            return record_bytes(self.width as usize);
+        }
         3 * self.width as usize * self.height as usize
     }
 }
@@ -103,6 +112,7 @@ impl VideoReader {
             seeker: None,
             sequential: None,
             scaler: Scaler::new(),
+            records: options.records,
             stages,
         };
         let stamp = container.stamp();
@@ -174,7 +184,7 @@ impl VideoReader {
     /// # Shapes
     /// - `frames`: ascending frame numbers, repeats allowed
     /// - `crop`: in display pixels
-    /// - `out`: `[frames, out_px, out_px, 3]`, u8 RGB, all written on success
+    /// - `out`: `[frames, out_px, out_px, 3]`, u8 RGB, or `[frames, record_bytes(out_px)]`; all written on success
     ///
     /// # Errors
     /// `Request` for arguments that do not fit, `TooShort` for a frame beyond the end, `Corrupt` when decoding
@@ -187,7 +197,7 @@ impl VideoReader {
         flip: bool,
         out: &mut [u8],
     ) -> Result<(), VideoError> {
-        let request = Request { frames, crop: Some(crop), width: out_px, height: out_px, flip };
+        let request = Request { frames, crop: Some(crop), width: out_px, height: out_px, flip, record: self.records };
         self.read_into(&mut [(request, out)])
     }
 
@@ -196,10 +206,12 @@ impl VideoReader {
     /// # Errors
     /// As [`VideoReader::read`], of any of the reads.
     pub fn read_each(&mut self, reads: &mut [Read], out_px: u32) -> Result<(), VideoError> {
+        let record = self.records;
         let mut targets: Vec<(Request, &mut [u8])> = reads
             .iter_mut()
             .map(|Read { frames, crop, flip, out }| {
-                (Request { frames, crop: Some(*crop), width: out_px, height: out_px, flip: *flip }, &mut **out)
+                let (crop, flip) = (Some(*crop), *flip);
+                (Request { frames, crop, width: out_px, height: out_px, flip, record }, &mut **out)
             })
             .collect();
         self.read_into(&mut targets)
@@ -212,7 +224,7 @@ impl VideoReader {
     /// As [`VideoReader::read`].
     pub fn read_native(&mut self, frames: &[u64], out: &mut [u8]) -> Result<(), VideoError> {
         let (width, height) = (self.width(), self.height());
-        let request = Request { frames, crop: None, width, height, flip: false };
+        let request = Request { frames, crop: None, width, height, flip: false, record: false };
         self.read_into(&mut [(request, out)])
     }
 
@@ -314,6 +326,9 @@ impl VideoReader {
                 request.width, request.height
             ));
         }
+        if request.record && !is_supported(request.width as usize) {
+            return refuse(format!("{} pixels a side cannot be made on a device", request.width));
+        }
         let expected = frames.len() * request.frame_bytes();
         if out.len() != expected {
             return refuse(format!("output must hold {expected} bytes, got {}", out.len()));
@@ -365,6 +380,7 @@ impl Picture<'_> {
             let places = &mut out[first * frame_bytes..end * frame_bytes];
             let (one, repeats) = places.split_at_mut(frame_bytes);
             let written = match crop {
+                Some(crop) if request.record => scaler.record(frame, crop, orientation, request.width, one),
                 Some(crop) => scaler.part(frame, crop, orientation, request.width, request.height, one),
                 None => scaler.whole(frame, orientation, one),
             };

@@ -17,7 +17,9 @@ use super::filter::block_avx2;
 use super::filter::{Axis, BLOCK, Group, Span, block, scale_columns, scale_rows};
 use super::orientation::Orientation;
 use super::planes::{Plane, Planes};
+use super::record;
 use super::sws::Converter;
+use avion_kernels::scale_planes;
 
 /// Everything that the weights depend on.
 #[derive(Clone, Copy, PartialEq)]
@@ -30,21 +32,29 @@ struct Geometry {
     mirror: (bool, bool),
 }
 
-/// Weights and working memory, kept while the geometry stays the same.
+/// Writes pictures; keeps what costs time to make.
 pub struct Scaler {
     converter: Converter,
-    geometry: Option<Geometry>,
-    /// Of the first plane and of the others.
-    axes: [Axes; 2],
-    rows: Rows,
+    weights: Weights,
     /// A picture that is still to be transposed.
     scratch: Vec<u8>,
 }
 
+/// Weights and working memory, kept while the geometry stays the same.
 #[derive(Default)]
-struct Axes {
-    columns: Axis,
-    rows: Axis,
+struct Weights {
+    geometry: Option<Geometry>,
+    /// Of the first plane and of the others.
+    axes: [Axes; 2],
+    /// The same for a device, once asked for; `None` where they cannot be written so.
+    tables: Option<Option<[scale_planes::Axes; 2]>>,
+    rows: Rows,
+}
+
+#[derive(Default)]
+pub struct Axes {
+    pub columns: Axis,
+    pub rows: Axis,
 }
 
 /// What of one output row is on its way.
@@ -58,13 +68,7 @@ struct Rows {
 
 impl Scaler {
     pub fn new() -> Scaler {
-        Scaler {
-            converter: Converter::new(),
-            geometry: None,
-            axes: Default::default(),
-            rows: Rows::default(),
-            scratch: Vec::new(),
-        }
+        Scaler { converter: Converter::new(), weights: Weights::default(), scratch: Vec::new() }
     }
 
     /// Writes a whole picture without scaling: see [`Converter::rgb`].
@@ -92,39 +96,78 @@ impl Scaler {
         height: u32,
         out: &mut [u8],
     ) -> Result<(), String> {
-        let converted;
-        let planes = match Planes::of(frame) {
-            Some(planes) => planes,
-            None => {
-                converted = self.converter.planar(frame)?;
-                Planes::of(converted).ok_or_else(|| format!("{:?}", frame.format()))?
-            }
-        };
+        let planes = planes_of(&mut self.converter, frame)?;
         let (stored_w, stored_h) = orientation.turn(width, height);
-        let turned = orientation.transpose;
-        let mirror = if turned { (false, false) } else { (orientation.flip_x, orientation.flip_y) };
+        let Weights { axes, rows, .. } = self.weights.fit(&planes, crop, orientation, (stored_w, stored_h));
+        let row_bytes = 3 * stored_w as usize;
+        if orientation.transpose {
+            self.scratch.resize(row_bytes * stored_h as usize, 0);
+            scale(axes, &planes, rows, stored_w as usize, &mut self.scratch);
+            orientation.place(&self.scratch, row_bytes, out, width as usize);
+        } else {
+            scale(axes, &planes, rows, stored_w as usize, out);
+        }
+        Ok(())
+    }
+
+    /// Writes the same part as a record, from which a device makes the same bytes; finished already where the planes
+    /// would not fit.
+    ///
+    /// # Shapes
+    /// - `out`: `[record_bytes(px)]`, for a frame `[px, px, 3]`
+    ///
+    /// # Errors
+    /// As [`Scaler::part`].
+    pub fn record(
+        &mut self,
+        frame: &Frame,
+        crop: CropBox,
+        orientation: Orientation,
+        px: u32,
+        out: &mut [u8],
+    ) -> Result<(), String> {
+        if !orientation.transpose {
+            let planes = planes_of(&mut self.converter, frame)?;
+            let Weights { axes, tables, .. } = self.weights.fit(&planes, crop, orientation, (px, px));
+            let tables = tables.get_or_insert_with(|| record::tables(axes));
+            if tables.as_ref().is_some_and(|tables| record::write(&planes, tables, px, out)) {
+                return Ok(());
+            }
+        }
+        match scale_planes::finished(out, px as usize) {
+            Some(pixels) => self.part(frame, crop, orientation, px, px, pixels),
+            None => unreachable!("requests are checked"),
+        }
+    }
+}
+
+impl Weights {
+    /// Prepares weights and working memory for a stored picture of `out` pixels.
+    fn fit(&mut self, planes: &Planes, crop: CropBox, orientation: Orientation, out: (u32, u32)) -> &mut Self {
+        let mirror = if orientation.transpose { (false, false) } else { (orientation.flip_x, orientation.flip_y) };
         let [first, second, _] = planes.planes;
         let geometry = Geometry {
             sizes: [first, second].map(|plane| (plane.width, plane.height)),
             chroma_shift: planes.chroma_shift,
             crop,
-            out: (stored_w as usize, stored_h as usize),
+            out: (out.0 as usize, out.1 as usize),
             mirror,
         };
         if self.geometry != Some(geometry) {
             self.axes = geometry.axes();
+            self.tables = None;
             self.rows.fit(&self.axes, geometry.out.0);
             self.geometry = Some(geometry);
         }
-        let row_bytes = 3 * stored_w as usize;
-        if turned {
-            self.scratch.resize(row_bytes * stored_h as usize, 0);
-            scale(&self.axes, &planes, &mut self.rows, stored_w as usize, &mut self.scratch);
-            orientation.place(&self.scratch, row_bytes, out, width as usize);
-        } else {
-            scale(&self.axes, &planes, &mut self.rows, stored_w as usize, out);
-        }
-        Ok(())
+        self
+    }
+}
+
+/// The planes of a picture, converted first where its samples are not bytes in planes.
+fn planes_of<'a>(converter: &'a mut Converter, frame: &'a Frame) -> Result<Planes<'a>, String> {
+    match Planes::of(frame) {
+        Some(planes) => Ok(planes),
+        None => Planes::of(converter.planar(frame)?).ok_or_else(|| format!("{:?}", frame.format())),
     }
 }
 

@@ -9,6 +9,7 @@ use super::{CropBox, Read, Stages, VideoError};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadOptions {
     pub fast_loop_filter: bool,
+    pub records: bool,
 }
 
 /// A reader that cannot exist: this build has no video decoder.

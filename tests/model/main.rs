@@ -9,6 +9,7 @@ mod device;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 mod device_parity;
 mod patch_dropout;
+mod scale_on_device;
 mod training;
 mod videomae_parity;
 mod videomae_training;

@@ -105,13 +105,13 @@ fn clipped_adamw_with_learned_temperature_equals_pytorch() {
     adamw_case("clipped", 1.0, true, &[5]);
 }
 
-fn clips(folder: &Path) -> SyntheticSet {
+pub fn clips(folder: &Path) -> SyntheticSet {
     let config = SyntheticConfig { clips: 20, heldout: 8, size_px: 48, seconds: 1.0, ..SyntheticConfig::default() };
     generate(folder, &config).unwrap()
 }
 
 /// The demo's recipe on a few clips, made small enough for a software driver.
-fn recipe(set: &SyntheticSet, output: &Path, more: &[&str]) -> Resolved {
+pub fn recipe(set: &SyntheticSet, output: &Path, more: &[&str]) -> Resolved {
     let mut overrides = vec![
         format!("train.output={:?}", output.display().to_string()),
         format!("data.train.0.annotations={:?}", set.train_csv.display().to_string()),

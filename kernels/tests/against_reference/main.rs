@@ -17,6 +17,7 @@ mod pixel_loss;
 mod pooled;
 mod residual;
 mod rows;
+mod scale_planes;
 mod sums_and_ingest;
 mod support;
 mod typed;

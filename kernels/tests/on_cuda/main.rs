@@ -35,6 +35,8 @@ mod pooled;
 mod residual;
 #[path = "../against_reference/rows.rs"]
 mod rows;
+#[path = "../against_reference/scale_planes.rs"]
+mod scale_planes;
 #[path = "../against_reference/sums_and_ingest.rs"]
 mod sums_and_ingest;
 #[path = "../against_reference/support.rs"]

@@ -122,6 +122,12 @@ impl Judge {
             "train.batch_size",
             format!("expected an even number, as augment.mixup and cutmix pair the clips, found {batch}"),
         );
+        let changes = mixes || augment.randaugment > 0 || augment.erasing > 0.0;
+        self.need(
+            !recipe.data.scale_on_device || !changes,
+            "data.scale_on_device",
+            "expected false: augment.randaugment, erasing, mixup and cutmix change frames that the decode threads finish",
+        );
     }
 
     /// Settings that change nothing but classifiers.

@@ -12,6 +12,9 @@ use std::time::Duration;
 pub struct ClipBatch {
     /// RGB bytes, `[clips, frames, height, width, 3]`. The memory is reused once the batch is dropped.
     pub frames: FrameBuffer,
+    /// Whether the device makes the frames: `frames` then holds `[clips, frames, record_bytes(size_px)]`, records for
+    /// `avion_kernels::scale_planes`.
+    pub records: bool,
     /// `[clips]`; empty texts for clips without captions.
     pub captions: Vec<Arc<str>>,
     /// Classes: `[clips]`, or empty unless every clip of the sources has one.

@@ -145,6 +145,7 @@ impl Loader {
         let config = &self.shared.config;
         Ok(ClipBatch {
             frames: FrameBuffer::join(pieces, &self.pool),
+            records: self.records,
             captions,
             labels,
             samples,

@@ -1,11 +1,12 @@
 //! The loader's settings.
 
 use super::LoaderError;
-use crate::config::recipe::{CaptionChoice, CropKind, Recipe, Sampling};
+use crate::config::recipe::{CaptionChoice, CropKind, DataConfig, Recipe, Sampling};
 use crate::data::augment::Augment;
 use crate::data::sampling::FrameRule;
 use crate::data::{Layout, Source};
 use crate::video::ReadOptions;
+use avion_kernels::scale_planes::{is_supported, record_bytes};
 use std::time::Duration;
 
 /// How batches are made. The defaults are AVION's pre-training values where it has any.
@@ -112,17 +113,24 @@ impl LoaderConfig {
             workers: data.workers,
             prefetch: data.prefetch,
             max_bad_share: data.max_bad_share,
-            read: ReadOptions { fast_loop_filter: data.fast_loop_filter },
+            read: read_options(data),
             ..self
         }
     }
 
-    /// Bytes of a clip, `frames * size_px * size_px * 3`.
-    pub(super) fn clip_bytes(&self) -> Result<usize, LoaderError> {
+    /// Bytes of a clip: `frames` of `size_px * size_px * 3`, or of the size of a record.
+    pub(super) fn clip_bytes(&self, records: bool) -> Result<usize, LoaderError> {
         let size = self.size_px as usize;
-        [size, size, 3]
-            .into_iter()
-            .try_fold(self.frames, usize::checked_mul)
+        // More than any frame has, so that nothing overflows.
+        let frame = if size > 1 << 16 {
+            None
+        } else if records {
+            Some(record_bytes(size))
+        } else {
+            Some(3 * size * size)
+        };
+        frame
+            .and_then(|frame| frame.checked_mul(self.frames))
             .filter(|bytes| bytes.checked_mul(self.batch_size).is_some())
             .ok_or(LoaderError::Setting {
                 field: "batch_size",
@@ -162,6 +170,10 @@ impl LoaderConfig {
         require(share(self.flip), "flip", "0 to 1", &self.flip)?;
         let divides = self.repeats > 0 && self.batch_size.is_multiple_of(self.repeats);
         require(divides, "repeats", "a divisor of the batch size", &self.repeats)?;
+        let plain = !self.read.records || self.augment == Augment::default();
+        require(plain, "augment", "nothing, as frames are scaled on the device", &self.augment)?;
+        let unpacks = !self.read.records || is_supported(self.size_px as usize);
+        require(unpacks, "size_px", "a multiple of 4 up to 1024, as frames are scaled on the device", &self.size_px)?;
         require((1..=1 << 16).contains(&self.group), "group", "1 to 65536", &self.group)?;
         // So that every view has a number.
         let views = (1..=1 << 16).contains(&self.views);
@@ -186,6 +198,11 @@ impl LoaderConfig {
         }
         Ok(())
     }
+}
+
+/// How a recipe has training read files.
+pub fn read_options(data: &DataConfig) -> ReadOptions {
+    ReadOptions { fast_loop_filter: data.fast_loop_filter, records: data.scale_on_device }
 }
 
 /// Decode threads for the processors that this process may use: all but one, which the thread that trains needs; all of

@@ -35,7 +35,7 @@ mod worker;
 
 pub use batch::ClipBatch;
 pub use buffer::FrameBuffer;
-pub use config::{LoaderConfig, default_workers};
+pub use config::{LoaderConfig, default_workers, read_options};
 pub use decoder::{DecodeError, Decoder, Ffmpeg, OpenVideo};
 pub use error::LoaderError;
 pub use times::WorkerTimes;
@@ -76,6 +76,7 @@ pub struct Loader {
     stalled: usize,
     pool: Arc<BufferPool>,
     clip_bytes: usize,
+    records: bool,
     in_flight: VecDeque<InFlight>,
     /// Batches begun since the loader was made.
     begun: u64,
@@ -140,7 +141,8 @@ impl Loader {
     ) -> Result<Self, LoaderError> {
         config.check(&sources)?;
         let samples = Samples::new(sources);
-        let clip_bytes = config.clip_bytes()?;
+        let records = view == View::Train && config.read.records;
+        let clip_bytes = config.clip_bytes(records)?;
         let (batches, epochs) = match view {
             View::Train => (full_batches(samples.len, config.batch_size / config.repeats), config.epochs),
             View::Eval => ((samples.len * (config.views * config.crops) as u64).div_ceil(config.batch_size as u64), 1),
@@ -167,6 +169,7 @@ impl Loader {
             given_up: 0,
             stalled: 0,
             clip_bytes,
+            records,
             in_flight: VecDeque::new(),
             begun: 0,
             cursor: start,

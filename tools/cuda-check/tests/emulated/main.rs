@@ -28,6 +28,8 @@ mod pooled;
 mod residual;
 #[path = "../../../../kernels/tests/against_reference/rows.rs"]
 mod rows;
+#[path = "../../../../kernels/tests/against_reference/scale_planes.rs"]
+mod scale_planes;
 #[path = "../../../../kernels/tests/against_reference/sums_and_ingest.rs"]
 mod sums_and_ingest;
 #[path = "../../../../kernels/tests/against_reference/support.rs"]
