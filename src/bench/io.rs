@@ -4,6 +4,7 @@ use super::{Report, Row, time, wait};
 use crate::device::DeviceError;
 use crate::ops::workspace::Workspace;
 use avion_kernels::cuda::upload::Uploader;
+use avion_kernels::scale_planes::{self, Axes, Matrix, Plane, Table};
 use burn_cubecl::CubeRuntime;
 use std::io::Write;
 use std::path::Path;
@@ -52,11 +53,47 @@ pub fn run<R: CubeRuntime>(ws: &Workspace<R>, small: bool, folder: &Path) -> Res
         Row::new("the same within the host's memory, one core", copy).bytes(bytes as f64),
         Row::new("the same on the device, read and written", on_device).bytes(2.0 * bytes as f64),
     ];
+    rows.push(made_frames(ws, bytes / (3 * PX * PX))?);
     let (write, read) = disk(folder).map_err(|e| failed(format!("{}: {e}", folder.display())))?;
     rows.push(Row::new(format!("{} MB to {}, synced", FILE / 1_000_000, folder.display()), write).bytes(FILE as f64));
     rows.push(Row::new("the same read back (from the system's cache, if it has one)", read).bytes(FILE as f64));
     let notes = vec![format!("copies beside kernels: {}", if uploader.overlaps() { "yes" } else { "no, in order" })];
     Ok(Report { title: "input and output".into(), rows, notes, ..Report::default() })
+}
+
+/// Width and height of a frame that is made on the device, and of its plane.
+const PX: usize = 224;
+const PLANE: [usize; 2] = [260, 250];
+
+/// Frames made of 4:2:0 planes, three or four weights an axis.
+fn made_frames<R: CubeRuntime>(ws: &Workspace<R>, frames: usize) -> Result<Row, DeviceError> {
+    let failed = |what: &str| DeviceError::Failed { detail: what.to_owned() };
+    let axis = |size: usize| {
+        let entry = |output: usize| (output * (size - 4) / PX, 2, [3000i16, 6000, 6000, 1384].into_iter());
+        Table::new((0..PX).map(entry)).unwrap_or_default()
+    };
+    let axes = |[columns, rows]: [usize; 2]| Axes {
+        rows: axis(rows),
+        columns: axis(columns),
+        used_rows: 0..rows,
+        used_columns: 0..columns,
+    };
+    let samples: Vec<u8> = (0..PLANE[0] * PLANE[1]).map(|i| (i * 31 >> 3) as u8).collect();
+    let plane = |stride| Plane { samples: &samples, stride };
+    let planes = [plane(PLANE[0]), plane(PLANE[0] / 2), plane(PLANE[0] / 2)];
+    let matrix = Matrix { black: 16 << 7, y: 9539, rv: 13075, gu: -3209, gv: -6660, bu: 16525 };
+    let mut record = vec![0; scale_planes::record_bytes(PX)];
+    let weights = [axes(PLANE), axes(PLANE.map(|side| side / 2))];
+    if !scale_planes::write_planes(&mut record, PX, Some(matrix), planes, [&weights[0], &weights[1]]) {
+        return Err(failed("the planes of the benchmark do not fit their record"));
+    }
+    let read = scale_planes::used_bytes(&record);
+    let (records, out) = (ws.upload_bytes(&record.repeat(frames)), ws.client.empty(frames * PX * PX * 3));
+    let make = || scale_planes::scale_planes(&ws.client, records.clone(), frames, PX, out.clone());
+    make().map_err(|error| failed(&error.to_string()))?;
+    let samples = time(&ws.client, || drop(make()))?;
+    let name = format!("{frames} frames of {PX} px made of planes of {} x {} on the device", PLANE[0], PLANE[1]);
+    Ok(Row::new(name, samples).bytes((frames * (read + PX * PX * 3)) as f64))
 }
 
 fn disk(folder: &Path) -> std::io::Result<(Vec<f64>, Vec<f64>)> {
