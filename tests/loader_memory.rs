@@ -1,9 +1,17 @@
 //! The loader's memory, in a process of its own: at batch 256 with 16 threads under 3 GiB, and flat.
 #![cfg(all(feature = "video", target_os = "linux"))]
 
+mod common;
+
 use avion::data::loader::{Loader, LoaderConfig};
 use avion::data::sampler::Position;
 use avion::data::synthetic::{Split, SyntheticConfig, generate};
+use avion::data::{Captions, Clip, Layout, Source};
+use avion::video::VideoReader;
+use common::clips::files_in;
+use common::shared_data;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Resident memory and its peak, MiB.
 fn memory_mib() -> [u64; 2] {
@@ -14,10 +22,32 @@ fn memory_mib() -> [u64; 2] {
     })
 }
 
-fn run(samples: usize) {
-    let folder = tempfile::tempdir().unwrap();
+fn made(folder: &Path) -> Source {
     let set = SyntheticConfig { clips: 512, heldout: 1, size_px: 64, seconds: 1.0, ..SyntheticConfig::default() };
-    let source = generate(folder.path(), &set).unwrap().source(Split::Train);
+    generate(folder, &set).unwrap().source(Split::Train)
+}
+
+/// Seconds of the real clips, up to 1080p, H.264, VP8 and MPEG-4.
+fn real() -> Option<Source> {
+    let root = shared_data()?.join("clips");
+    let seconds_of = |path: &PathBuf| {
+        let video = VideoReader::open(path).unwrap();
+        (video.num_frames() as f64 / video.fps()).floor().max(1.0) as u32
+    };
+    let clips_of = |path: PathBuf| {
+        let name: Arc<str> = path.file_name().unwrap().to_str().unwrap().into();
+        let second = move |start: u32| {
+            let start = f64::from(start);
+            Clip::narrated(Arc::clone(&name), start, start + 1.0, Captions::One("".into()))
+        };
+        (0..seconds_of(&path)).map(second).collect::<Vec<_>>()
+    };
+    let clips: Vec<Clip> = files_in(&root).into_iter().flat_map(clips_of).collect();
+    let layout = Layout::Whole { extension: "mp4".into() };
+    Some(Source { name: "real".into(), root, layout, fps: None, clips })
+}
+
+fn run(source: Source, samples: usize) {
     let config = LoaderConfig {
         batch_size: 256,
         frames: 4,
@@ -45,11 +75,21 @@ fn run(samples: usize) {
 
 #[test]
 fn memory_is_bounded() {
-    run(2_048);
+    let folder = tempfile::tempdir().unwrap();
+    run(made(folder.path()), 2_048);
 }
 
 #[test]
 #[ignore = "takes a minute or more"]
 fn memory_is_flat_over_ten_thousand_samples() {
-    run(10_240);
+    let folder = tempfile::tempdir().unwrap();
+    run(made(folder.path()), 10_240);
+}
+
+#[test]
+#[ignore = "takes some minutes"]
+fn memory_is_flat_with_real_videos() {
+    if let Some(source) = real() {
+        run(source, 10_240);
+    }
 }

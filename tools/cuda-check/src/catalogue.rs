@@ -15,7 +15,7 @@ use avion_kernels::{
     patch_ingest::{self, PatchGrid, PixelNorm},
     pool,
     reduce::Split,
-    residual, rows,
+    residual, rows, scale_planes,
     soft_cross_entropy::soft_cross_entropy,
 };
 use cubecl::prelude::*;
@@ -52,6 +52,9 @@ pub fn launch_all<R: Runtime>(client: &ComputeClient<R>) -> Result<(), KernelErr
             fused_attention(client, FloatKind::Bf16, head_dim, causal)?;
         }
     }
+    let frames = 4 * BATCH;
+    let records = client.empty(frames * scale_planes::record_bytes(224));
+    scale_planes::scale_planes(client, records, frames, 224, client.empty(frames * 224 * 224 * 3))?;
     // What a recipe can ask for on CUDA; f16 would differ from bf16 in nothing but the type.
     for kind in [FloatKind::F32, FloatKind::Bf16] {
         blocks(client, kind)?;
