@@ -4,7 +4,8 @@
 //! piecewise first and the caller waits. Locking pages is slow (about 0.3 ms a MiB), so buffers are kept and reused.
 //! On other runtimes, and when locking fails, a buffer is ordinary memory.
 
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
+use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Lengths are rounded up to a multiple of this, so that batches of about the same size share buffers.
@@ -25,41 +26,37 @@ struct Shared {
     context: Option<crate::cuda::gpu::Shared<cudarc::driver::sys::CUcontext>>,
 }
 
-/// `len` bytes to fill and hand to an [`Uploader`](super::upload::Uploader). Returns to its pool when dropped, or once
-/// its copy is done.
+/// Bytes to fill and hand to an [`Uploader`](super::upload::Uploader): the whole of a piece of memory, or a part that no
+/// other buffer has. The memory returns to its pool when the last buffer of it is dropped, or once its copy is done.
+#[derive(Default)]
 pub struct PinnedBuffer {
+    /// `None` without bytes.
+    lease: Option<Arc<Lease>>,
+    range: Range<usize>,
+}
+
+/// Memory that is out of its pool.
+struct Lease {
     memory: Memory,
-    len: usize,
     pool: Arc<Shared>,
 }
 
-enum Memory {
-    Plain(Vec<u8>),
-    #[cfg(feature = "cuda")]
-    Locked {
-        start: std::ptr::NonNull<u8>,
-        capacity: usize,
-    },
+/// Initialised bytes, allocated by [`Shared::allocate`] and to be freed by [`Shared::free`].
+#[derive(Clone, Copy)]
+struct Memory {
+    start: NonNull<u8>,
+    capacity: usize,
+    is_locked: bool,
 }
 
-// SAFETY: each piece of memory has one owner at a time.
+// SAFETY: plain bytes, which any thread may own.
 unsafe impl Send for Memory {}
-// SAFETY: shared references only read.
+// SAFETY: shared references do not reach the bytes.
 unsafe impl Sync for Memory {}
-
-impl Memory {
-    fn capacity(&self) -> usize {
-        match self {
-            Memory::Plain(bytes) => bytes.len(),
-            #[cfg(feature = "cuda")]
-            Memory::Locked { capacity, .. } => *capacity,
-        }
-    }
-}
 
 impl PinnedPool {
     /// Buffers of ordinary memory.
-    pub(super) fn plain() -> Self {
+    pub fn plain() -> Self {
         let shared = Shared {
             idle: Mutex::default(),
             #[cfg(feature = "cuda")]
@@ -78,7 +75,8 @@ impl PinnedPool {
     /// A buffer of `len` bytes with unspecified content. From any thread.
     pub fn take(&self, len: usize) -> PinnedBuffer {
         let memory = self.shared.reuse(len).unwrap_or_else(|| self.shared.allocate(len.next_multiple_of(GRANULE)));
-        PinnedBuffer { memory, len, pool: self.shared.clone() }
+        let lease = Lease { memory, pool: self.shared.clone() };
+        PinnedBuffer { lease: Some(Arc::new(lease)), range: 0..len }
     }
 }
 
@@ -86,8 +84,8 @@ impl Shared {
     /// The smallest idle memory that holds `len` bytes and is not more than twice as long as it has to be.
     fn reuse(&self, len: usize) -> Option<Memory> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |memory: &Memory| (len..=2 * len.next_multiple_of(GRANULE)).contains(&memory.capacity());
-        let (at, _) = idle.iter().enumerate().filter(|(_, m)| fits(m)).min_by_key(|(_, m)| m.capacity())?;
+        let fits = |memory: &Memory| (len..=2 * len.next_multiple_of(GRANULE)).contains(&memory.capacity);
+        let (at, _) = idle.iter().enumerate().filter(|(_, m)| fits(m)).min_by_key(|(_, m)| m.capacity)?;
         Some(idle.swap_remove(at))
     }
 
@@ -96,10 +94,11 @@ impl Shared {
         {
             self.drop_surplus();
             if let Some(start) = self.context.and_then(|context| lock_pages(context.0, capacity)) {
-                return Memory::Locked { start, capacity };
+                return Memory { start, capacity, is_locked: true };
             }
         }
-        Memory::Plain(vec![0; capacity])
+        let bytes = Box::leak(vec![0; capacity].into_boxed_slice());
+        Memory { start: NonNull::from(bytes).cast(), capacity, is_locked: false }
     }
 
     /// Gives memory back, except what the pool keeps. Not while a copy's end is being reported: that thread may not
@@ -112,16 +111,31 @@ impl Shared {
     }
 
     fn free(&self, memory: Memory) {
-        match memory {
-            Memory::Plain(bytes) => drop(bytes),
-            #[cfg(feature = "cuda")]
-            Memory::Locked { start, .. } => {
-                if let Some(context) = self.context {
-                    // SAFETY: it came from `lock_pages` and nothing refers to it.
-                    let free = || unsafe { cudarc::driver::sys::cuMemFreeHost(start.as_ptr().cast()) };
-                    let _ = in_context(context.0, free);
-                }
-            }
+        let Memory { start, capacity, is_locked } = memory;
+        if !is_locked {
+            let bytes = NonNull::slice_from_raw_parts(start, capacity);
+            // SAFETY: leaked by `allocate` as a box of this length, and nothing refers to it.
+            drop(unsafe { Box::from_raw(bytes.as_ptr()) });
+            return;
+        }
+        #[cfg(feature = "cuda")]
+        if let Some(context) = self.context {
+            // SAFETY: it came from `lock_pages` and nothing refers to it.
+            let free = || unsafe { cudarc::driver::sys::cuMemFreeHost(start.as_ptr().cast()) };
+            let _ = in_context(context.0, free);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        // Locked memory is always kept: this may run where the driver must not be called.
+        if idle.len() < IDLE || self.memory.is_locked {
+            idle.push(self.memory);
+        } else {
+            drop(idle);
+            self.pool.free(self.memory);
         }
     }
 }
@@ -165,20 +179,38 @@ fn lock_pages(context: cudarc::driver::sys::CUcontext, capacity: usize) -> Optio
 impl PinnedBuffer {
     /// Whether the device can copy from it directly.
     pub fn is_locked(&self) -> bool {
-        !matches!(self.memory, Memory::Plain(_))
+        self.lease.as_ref().is_some_and(|lease| lease.memory.is_locked)
     }
 
-    /// The bytes as ordinary memory, without a copy where it is that already.
-    pub(super) fn into_vec(mut self) -> Vec<u8> {
-        let len = self.len;
-        match &mut self.memory {
-            Memory::Plain(bytes) => {
-                let mut bytes = std::mem::take(bytes);
-                bytes.truncate(len);
-                bytes
-            }
-            #[cfg(feature = "cuda")]
-            Memory::Locked { .. } => self.to_vec(),
+    /// Cuts off the first `len` bytes, or as many as there are.
+    pub fn split_to(&mut self, len: usize) -> PinnedBuffer {
+        let end = self.range.start + len.min(self.range.len());
+        let first = PinnedBuffer { lease: self.lease.clone(), range: self.range.start..end };
+        self.range.start = end;
+        first
+    }
+
+    /// Puts neighbours together again, `other` after `self`.
+    ///
+    /// # Errors
+    /// `other` as it was, when it is not the memory that follows.
+    pub fn unsplit(&mut self, other: PinnedBuffer) -> Result<(), PinnedBuffer> {
+        let same = match (&self.lease, &other.lease) {
+            (Some(own), Some(others)) => Arc::ptr_eq(own, others),
+            _ => false,
+        };
+        if !same || self.range.end != other.range.start {
+            return Err(other);
+        }
+        self.range.end = other.range.end;
+        Ok(())
+    }
+
+    fn start(&self) -> NonNull<u8> {
+        match &self.lease {
+            // SAFETY: ranges begin within the memory, or at its end.
+            Some(lease) => unsafe { lease.memory.start.add(self.range.start) },
+            None => NonNull::dangling(),
         }
     }
 }
@@ -187,37 +219,28 @@ impl Deref for PinnedBuffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        match &self.memory {
-            Memory::Plain(bytes) => &bytes[..self.len],
-            #[cfg(feature = "cuda")]
-            // SAFETY: `len` is at most the capacity, and the bytes were initialised when they were allocated.
-            Memory::Locked { start, .. } => unsafe { std::slice::from_raw_parts(start.as_ptr(), self.len) },
-        }
+        // SAFETY: the range lies within initialised memory that the lease keeps, and belongs to this buffer alone:
+        // a new lease has one buffer, and cutting and joining keep ranges apart.
+        unsafe { std::slice::from_raw_parts(self.start().as_ptr(), self.range.len()) }
     }
 }
 
 impl DerefMut for PinnedBuffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        match &mut self.memory {
-            Memory::Plain(bytes) => &mut bytes[..self.len],
-            #[cfg(feature = "cuda")]
-            // SAFETY: as above, and this is the only reference.
-            Memory::Locked { start, .. } => unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), self.len) },
-        }
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.start().as_ptr(), self.range.len()) }
     }
 }
 
-impl Drop for PinnedBuffer {
-    fn drop(&mut self) {
-        let memory = std::mem::replace(&mut self.memory, Memory::Plain(Vec::new()));
-        if matches!(&memory, Memory::Plain(bytes) if bytes.is_empty()) {
-            return;
-        }
-        let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        // Locked memory is always kept: this may run where the driver must not be called.
-        if idle.len() < IDLE || !matches!(memory, Memory::Plain(_)) {
-            idle.push(memory);
-        }
+impl std::fmt::Debug for PinnedBuffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PinnedBuffer").field("len", &self.len()).field("is_locked", &self.is_locked()).finish()
+    }
+}
+
+impl std::fmt::Debug for PinnedPool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PinnedPool")
     }
 }
 
@@ -250,10 +273,32 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_becomes_a_vector_of_its_length() {
+    fn parts_join_again_and_the_memory_waits_for_the_last() {
         let pool = PinnedPool::plain();
-        let mut buffer = pool.take(5);
-        buffer.copy_from_slice(&[1, 2, 3, 4, 5]);
-        assert_eq!(buffer.into_vec(), [1, 2, 3, 4, 5]);
+        let mut rest = pool.take(10);
+        let at = rest.as_ptr();
+        let mut first = rest.split_to(4);
+        let second = rest.split_to(3);
+        let tail = rest.split_to(9);
+        assert_eq!([first.len(), second.len(), tail.len(), rest.len()], [4, 3, 3, 0]);
+        first.fill(1);
+        let mut second = std::thread::spawn(move || {
+            let mut second = second;
+            second.fill(2);
+            second
+        })
+        .join()
+        .unwrap();
+        // Not a neighbour, and not of this memory.
+        let tail = first.unsplit(tail).unwrap_err();
+        let other = first.unsplit(pool.take(4)).unwrap_err();
+        assert_ne!(other.as_ptr(), at);
+        second.unsplit(tail).unwrap();
+        first.unsplit(second).unwrap();
+        assert_eq!((first.len(), first.as_ptr(), &first[..7]), (10, at, &[1, 1, 1, 1, 2, 2, 2][..]));
+        assert_eq!(pool.shared.idle.lock().unwrap().len(), 0);
+        drop((first, rest));
+        assert_eq!(pool.shared.idle.lock().unwrap().len(), 1);
+        assert!(PinnedBuffer::default().is_empty() && PinnedBuffer::default().unsplit(pool.take(1)).is_err());
     }
 }

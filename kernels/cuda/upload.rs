@@ -22,6 +22,8 @@ use cubecl::device_handle::DeviceHandle;
 use cubecl::prelude::*;
 use cubecl::server::ComputeServer;
 use cubecl::stream_id::StreamId;
+use std::ops::Range;
+use std::sync::Arc;
 
 #[cfg(feature = "cuda")]
 mod copies;
@@ -44,6 +46,15 @@ pub struct Pending(Memory);
 
 /// A slot that kernels queued from now on may read.
 pub struct Filled(Memory);
+
+/// What is copied: of each `stride` bytes of a buffer's part, the first `width`. They keep their places.
+pub struct HostRows {
+    bytes: Arc<PinnedBuffer>,
+    start: usize,
+    rows: usize,
+    stride: usize,
+    width: usize,
+}
 
 struct Memory {
     handle: Handle,
@@ -96,9 +107,9 @@ impl<R: Runtime> Uploader<R> {
     ///
     /// # Errors
     /// [`KernelError::Shape`] when the slot is shorter than `bytes`.
-    pub fn begin(&self, slot: Slot, bytes: PinnedBuffer) -> Result<Pending, KernelError> {
-        let Slot(memory) = slot;
-        let len = bytes.len();
+    pub fn begin(&self, slot: Slot, bytes: impl Into<HostRows>) -> Result<Pending, KernelError> {
+        let (Slot(memory), bytes) = (slot, bytes.into());
+        let len = bytes.reach();
         if len as u64 > memory.handle.size_in_used() {
             return Err(KernelError::Shape {
                 kernel: "upload",
@@ -117,7 +128,8 @@ impl<R: Runtime> Uploader<R> {
         }
         let surplus = memory.handle.size_in_used() - len as u64;
         let target = memory.handle.clone().offset_end(surplus).copy_descriptor([len].into(), [1usize].into(), 1);
-        let (bytes, stream) = (Bytes::from_bytes_vec(bytes.into_vec()), StreamId::current());
+        let bytes = Bytes::from_bytes_vec(bytes.bytes[bytes.start..][..len].to_vec());
+        let stream = StreamId::current();
         self.device.submit(move |server| server.write(vec![(target, bytes)], stream));
         Ok(Pending(memory))
     }
@@ -126,8 +138,35 @@ impl<R: Runtime> Uploader<R> {
     ///
     /// # Errors
     /// As [`Uploader::begin`].
-    pub fn upload(&self, slot: Slot, bytes: PinnedBuffer) -> Result<Filled, KernelError> {
+    pub fn upload(&self, slot: Slot, bytes: impl Into<HostRows>) -> Result<Filled, KernelError> {
         self.begin(slot, bytes).map(Pending::finish)
+    }
+}
+
+impl HostRows {
+    /// All bytes of a part; nothing where the part is not within.
+    pub fn part(bytes: Arc<PinnedBuffer>, part: Range<usize>) -> Self {
+        let width = bytes.get(part.clone()).map_or(0, <[u8]>::len);
+        HostRows { bytes, start: part.start, rows: 1, stride: width, width }
+    }
+
+    /// Of the part's rows of `stride` bytes the first `width`, both at least 1; what is left over as a last row is not
+    /// copied.
+    pub fn only(self, stride: usize, width: usize) -> Self {
+        let (stride, rows) = (stride.max(1), self.width / stride.max(1));
+        HostRows { rows, stride, width: width.min(stride), ..self }
+    }
+
+    /// How far they reach, bytes.
+    fn reach(&self) -> usize {
+        if self.rows == 0 || self.width == 0 { 0 } else { (self.rows - 1) * self.stride + self.width }
+    }
+}
+
+impl From<PinnedBuffer> for HostRows {
+    fn from(bytes: PinnedBuffer) -> Self {
+        let len = bytes.len();
+        HostRows::part(Arc::new(bytes), 0..len)
     }
 }
 

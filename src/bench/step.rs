@@ -15,6 +15,7 @@ use crate::ops::workspace::{Matrix, Workspace};
 use crate::optim::Optimizer;
 use crate::task::{ClassifyTask, ContrastiveTask, MaskedTask, Task};
 use avion_kernels::attention::AttentionShape;
+use avion_kernels::cuda::pinned::PinnedPool;
 use avion_kernels::{KernelError, activation, layer_norm};
 use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
@@ -178,7 +179,8 @@ impl<K> Run<K> {
         let mut task = make(recipe, values, memory.step.clone())?;
         let client = task.params().client.clone();
         let mut optimizer = Optimizer::new(&recipe.optim, task.params(), None, 0);
-        let batches: Vec<ClipBatch> = (0..2).map(|number| made_up(recipe, number, options.words)).collect();
+        let batches: Vec<ClipBatch> =
+            (0..2).map(|number| made_up(recipe, number, options.words, &task.host_memory())).collect();
         let (mut samples, mut reserved) = (Vec::new(), Vec::new());
         let mut waiting = None;
         task.prefetch(&batches[0])?;
@@ -214,13 +216,13 @@ impl<K> Run<K> {
 }
 
 /// A batch that needs no decoding.
-fn made_up(recipe: &Recipe, number: u64, words: usize) -> ClipBatch {
+fn made_up(recipe: &Recipe, number: u64, words: usize, memory: &PinnedPool) -> ClipBatch {
     const WORDS: [&str; 8] = ["cut", "onion", "wash", "hand", "open", "drawer", "take", "knife"];
     let (clips, frames) = (recipe.train.batch_size, recipe.model.frames);
     let (px, classes) = (Geometry::of(recipe.model.size).image_px, recipe.classify.classes.max(1) as u32);
     let mut rng = ChaCha8Rng::seed_from_u64(number);
-    let mut bytes = vec![0u8; clips * frames * px * px * 3];
-    rng.fill(bytes.as_mut_slice());
+    let mut bytes = memory.take(clips * frames * px * px * 3);
+    rng.fill(&mut bytes[..]);
     let caption = |rng: &mut ChaCha8Rng| -> Arc<str> {
         let caption: Vec<&str> = (0..words).map(|_| WORDS[rng.random_range(0..WORDS.len())]).collect();
         caption.join(" ").into()

@@ -15,6 +15,7 @@ use crate::model::videomae::{Classifier, ClassifierShape};
 use crate::ops::workspace::Workspace;
 use crate::optim::Average;
 use avion_kernels::Handle;
+use avion_kernels::cuda::pinned::PinnedPool;
 use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
 use std::sync::Arc;
@@ -83,7 +84,11 @@ impl<R: CubeRuntime> Task<R> for ClassifyTask<R> {
 
     fn prepare(&self, batch: &mut ClipBatch) {
         let clips = batch.samples.len();
-        self.mix(batch).apply(&mut batch.frames, clips, self.model.shape.grid.image_px);
+        self.mix(batch).apply(batch.frames.make_mut(), clips, self.model.shape.grid.image_px);
+    }
+
+    fn host_memory(&self) -> PinnedPool {
+        self.feed.pool()
     }
 
     fn prefetch(&mut self, batch: &ClipBatch) -> Result<(), DeviceError> {

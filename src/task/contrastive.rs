@@ -17,6 +17,7 @@ use crate::ops::patch_embed::Frames;
 use crate::ops::tensor::{Ad, AdT, T, primitive};
 use crate::ops::workspace::Workspace;
 use crate::text::{TokenBatch, Tokenizer};
+use avion_kernels::cuda::pinned::PinnedPool;
 use avion_kernels::{FloatKind, Handle, flat};
 use burn::tensor::{DType, Tensor};
 use burn_cubecl::CubeRuntime;
@@ -116,6 +117,10 @@ impl<R: CubeRuntime> Task<R> for ContrastiveTask<R> {
 
     fn workspace(&self) -> &Workspace<R> {
         &self.clip.ws
+    }
+
+    fn host_memory(&self) -> PinnedPool {
+        self.feed.pool()
     }
 
     fn prefetch(&mut self, batch: &ClipBatch) -> Result<(), DeviceError> {

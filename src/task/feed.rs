@@ -6,7 +6,8 @@ use crate::data::loader::ClipBatch;
 use crate::device::DeviceError;
 use crate::ops::tensor::{T, contiguous, from_handle};
 use crate::ops::workspace::Workspace;
-use avion_kernels::cuda::upload::{Filled, Pending, Slot, Uploader};
+use avion_kernels::cuda::pinned::PinnedPool;
+use avion_kernels::cuda::upload::{Filled, HostRows, Pending, Slot, Uploader};
 use avion_kernels::scale_planes::{record_bytes, scale_planes, used_bytes};
 use avion_kernels::{Handle, KernelError, arena};
 use burn::tensor::{DType, Tensor};
@@ -81,6 +82,11 @@ impl<R: CubeRuntime> Feed<R> {
         }
     }
 
+    /// Memory for batches, that the device copies from.
+    pub fn pool(&self) -> PinnedPool {
+        self.uploader.pool()
+    }
+
     /// Starts to bring the frames of some clips, unless they are already coming.
     ///
     /// # Errors
@@ -95,11 +101,13 @@ impl<R: CubeRuntime> Feed<R> {
         }
         let slot = self.free.pop().unwrap_or_else(|| self.uploader.slot(self.slot_bytes));
         let bytes = batch.frames.len() / batch.samples.len();
-        let frames = &batch.frames[clips.start * bytes..clips.end * bytes];
-        let mut buffer = self.uploader.pool().take(frames.len());
-        let record = batch.records.then_some(record_bytes(self.px));
-        copy(frames, &mut buffer, record);
-        let pending = self.uploader.begin(slot, buffer).map_err(failed)?;
+        let mut frames = HostRows::part(batch.frames.share(), clips.start * bytes..clips.end * bytes);
+        if batch.records {
+            let record = record_bytes(self.px);
+            let records = &batch.frames[clips.start * bytes..clips.end * bytes];
+            frames = frames.only(record, records.chunks(record).map(used_bytes).max().unwrap_or(record));
+        }
+        let pending = self.uploader.begin(slot, frames).map_err(failed)?;
         self.coming = Some((key, pending));
         Ok(())
     }
@@ -131,67 +139,6 @@ impl<R: CubeRuntime> Feed<R> {
     }
 }
 
-/// Bytes that a thread of [`copy`] takes at least: a copy that is worth a start.
-const PIECE: usize = 8 << 20;
-
-/// Threads that copy together: one alone does not reach the memory's speed, and a step of a small model takes no longer
-/// than its copy of some 150 MB.
-const COPIERS: usize = 4;
-
-/// Copies frames, or of records of this many bytes what is used.
-fn copy(from: &[u8], to: &mut [u8], record: Option<usize>) {
-    let unit = record.unwrap_or(1);
-    let piece = from.len().div_ceil(COPIERS).max(PIECE).next_multiple_of(unit);
-    let part = |from: &[u8], to: &mut [u8]| match record {
-        None => to.copy_from_slice(from),
-        Some(record) => {
-            for (from, to) in from.chunks(record).zip(to.chunks_mut(record)) {
-                let used = used_bytes(from);
-                to[..used].copy_from_slice(&from[..used]);
-            }
-        }
-    };
-    let (first, rest) = from.split_at(piece.min(from.len()));
-    let (to_first, to_rest) = to.split_at_mut(first.len());
-    std::thread::scope(|scope| {
-        for (from, to) in rest.chunks(piece).zip(to_rest.chunks_mut(piece)) {
-            scope.spawn(move || part(from, to));
-        }
-        part(first, to_first);
-    });
-}
-
 fn failed(error: KernelError) -> DeviceError {
     DeviceError::Failed { detail: error.to_string() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn copies_in_pieces_are_whole() {
-        for len in [0, 1, 1000, PIECE, PIECE + 1, 3 * PIECE + 7, 5 * PIECE] {
-            let from: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
-            let mut to = vec![0; len];
-            copy(&from, &mut to, None);
-            assert!(from == to, "{len}");
-        }
-    }
-
-    #[test]
-    fn of_records_the_used_part_is_copied() {
-        let record = record_bytes(224);
-        let mut from = vec![3; 60 * record];
-        for frame in from.chunks_mut(record) {
-            avion_kernels::scale_planes::finished(frame, 224).unwrap().fill(9);
-        }
-        let mut to = vec![0; from.len()];
-        copy(&from, &mut to, Some(record));
-        for (from, to) in from.chunks(record).zip(to.chunks(record)) {
-            let used = used_bytes(from);
-            assert!(used > 224 * 224 * 3 && used < 224 * 224 * 4);
-            assert!(from[..used] == to[..used] && to[used..].iter().all(|byte| *byte == 0));
-        }
-    }
 }

@@ -13,6 +13,7 @@ use crate::model::plan::StepPlan;
 use crate::model::stack::DropKey;
 use crate::model::videomae::{MaeShape, VideoMae};
 use crate::ops::workspace::Workspace;
+use avion_kernels::cuda::pinned::PinnedPool;
 use avion_kernels::{Handle, KernelError};
 use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
@@ -77,6 +78,10 @@ impl<R: CubeRuntime> Task<R> for MaskedTask<R> {
 
     fn workspace(&self) -> &Workspace<R> {
         &self.model.ws
+    }
+
+    fn host_memory(&self) -> PinnedPool {
+        self.feed.pool()
     }
 
     fn prefetch(&mut self, batch: &ClipBatch) -> Result<(), DeviceError> {

@@ -13,6 +13,7 @@ use crate::model::params::ParamStore;
 use crate::ops::workspace::Workspace;
 use crate::optim::Average;
 use avion_kernels::Handle;
+use avion_kernels::cuda::pinned::PinnedPool;
 use burn_cubecl::CubeRuntime;
 pub use classify::ClassifyTask;
 pub use contrastive::ContrastiveTask;
@@ -25,6 +26,9 @@ pub trait Task<R: CubeRuntime> {
 
     /// The memory that activations live in.
     fn workspace(&self) -> &Workspace<R>;
+
+    /// Memory for batches, that the device copies from.
+    fn host_memory(&self) -> PinnedPool;
 
     /// Changes a batch before it is used: what is done to all its clips together.
     fn prepare(&self, _: &mut ClipBatch) {}

@@ -100,7 +100,7 @@ impl<'a, R: CubeRuntime, K: Task<R>> Trainer<'a, R, K> {
     ) -> Result<Self, TrainError> {
         let state = state.unwrap_or_else(|| TrainState { seed: recipe.seed, ..TrainState::default() });
         let start = Position { epoch: state.epoch, batch: state.batch };
-        let loader = Loader::train(sources, loader_config(recipe), start)?;
+        let loader = Loader::train_into(sources, loader_config(recipe), start, task.host_memory())?;
         let (steps_per_epoch, clips) = (loader.batches_per_epoch(), loader.num_clips());
         let was_clips = state.counters.get(CLIPS).copied();
         if was_clips.is_some_and(|was| was != clips) {

@@ -1,5 +1,6 @@
 //! The CUDA side of [`Uploader`](super::Uploader): a stream for copies and two events per slot.
 
+use super::HostRows;
 use crate::cuda::gpu::{Gpu, Shared, check, identity, lock};
 use crate::cuda::pinned::{PinnedBuffer, PinnedPool};
 use crate::{Handle, cuda};
@@ -7,7 +8,7 @@ use cubecl::prelude::*;
 use cudarc::driver::sys as cu;
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::{LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 /// A device's stream for copies and the memory they come from. Lives as long as the process, so that the last owner of
 /// the memory is never a thread of the driver.
@@ -72,16 +73,29 @@ pub struct Events {
 }
 
 impl Events {
-    /// Queues the copy behind the readers of the last content; `bytes` return to their pool when it is done.
-    pub fn copy(&self, target: Handle, bytes: PinnedBuffer) {
+    /// Queues the copy behind the readers of the last content; when it is done, the bytes are let go.
+    pub fn copy(&self, target: Handle, from: HostRows) {
         let (stream, events) = (self.home.stream, self.events);
         self.home.gpu.submit("upload", move |work| {
             let (stream, (copied, read)) = (stream.get(), events.get());
             let target = work.pointer(target)?;
-            // SAFETY: the caller has compared the lengths; the bytes stay until `done` runs, after the copy.
+            let HostRows { bytes, start, rows, stride, width } = from;
+            let source = bytes[start..].as_ptr();
+            // SAFETY: the rows lie within the bytes, and the caller has compared their reach with the target's length;
+            // the bytes stay until `done` runs, after the copy.
             unsafe {
                 check(cu::cuStreamWaitEvent(stream, read, 0))?;
-                check(cu::cuMemcpyHtoDAsync_v2(target, bytes.as_ptr().cast(), bytes.len(), stream))?;
+                if rows == 1 {
+                    check(cu::cuMemcpyHtoDAsync_v2(target, source.cast(), width, stream))?;
+                } else {
+                    let mut copy: cu::CUDA_MEMCPY2D = std::mem::zeroed();
+                    copy.srcMemoryType = cu::CUmemorytype::CU_MEMORYTYPE_HOST;
+                    (copy.srcHost, copy.srcPitch) = (source.cast(), stride);
+                    copy.dstMemoryType = cu::CUmemorytype::CU_MEMORYTYPE_DEVICE;
+                    (copy.dstDevice, copy.dstPitch) = (target, stride);
+                    (copy.WidthInBytes, copy.Height) = (width, rows);
+                    check(cu::cuMemcpy2DAsync_v2(&copy, stream))?;
+                }
                 let bytes = Box::into_raw(Box::new(bytes));
                 check(cu::cuEventRecord(copied, stream))?;
                 check(cu::cuLaunchHostFunc(stream, Some(done), bytes.cast()))
@@ -127,5 +141,5 @@ impl Events {
 /// which never frees locked memory then.
 unsafe extern "C" fn done(bytes: *mut c_void) {
     // SAFETY: the box was leaked for this one call.
-    drop(unsafe { Box::from_raw(bytes.cast::<PinnedBuffer>()) });
+    drop(unsafe { Box::from_raw(bytes.cast::<Arc<PinnedBuffer>>()) });
 }

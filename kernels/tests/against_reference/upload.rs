@@ -1,14 +1,17 @@
-//! The upload's circle of slots on a runtime without streams: the same calls, the same bytes.
+//! The upload's circle of slots, beside kernels where the runtime has streams: the same calls, the same bytes.
 
-use crate::support::client;
-use avion_kernels::cuda::{take_failure, upload::Uploader};
-use cubecl::wgpu::WgpuDevice;
+use crate::device::{OVERLAPS, Runtime, client, device};
+use avion_kernels::cuda::pinned::PinnedBuffer;
+use avion_kernels::cuda::take_failure;
+use avion_kernels::cuda::upload::{HostRows, Uploader};
+use std::sync::Arc;
 
 #[test]
 fn batches_arrive_in_order_while_slots_go_round() {
     let client = client();
-    let uploader = Uploader::new(&client, &WgpuDevice::default());
-    assert!(!uploader.overlaps());
+    let uploader = Uploader::new(&client, &device());
+    assert_eq!(uploader.overlaps(), OVERLAPS);
+    assert_eq!(uploader.pool().take(1).is_locked(), OVERLAPS);
     let pool = uploader.pool();
     let mut slots = vec![uploader.slot(1000), uploader.slot(1000)];
     let batch = |i: usize| {
@@ -31,7 +34,7 @@ fn batches_arrive_in_order_while_slots_go_round() {
 #[test]
 fn loader_threads_fill_buffers_and_what_does_not_fit_is_refused() {
     let client = client();
-    let uploader = Uploader::new(&client, &WgpuDevice::default());
+    let uploader = Uploader::new(&client, &device());
     let pool = uploader.pool();
     let bytes = std::thread::spawn(move || {
         let mut bytes = pool.take(64);
@@ -45,4 +48,46 @@ fn loader_threads_fill_buffers_and_what_does_not_fit_is_refused() {
     // Nothing to copy is no copy.
     let empty = uploader.upload(uploader.slot(8), uploader.pool().take(0)).unwrap();
     assert_eq!(empty.handle().size_in_used(), 8);
+}
+
+#[test]
+fn parts_and_rows_of_a_buffer_keep_their_places() {
+    let client = client();
+    let uploader = Uploader::new(&client, &device());
+    let mut bytes = uploader.pool().take(1000);
+    bytes.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at % 251) as u8 + 1);
+    let bytes = Arc::new(bytes);
+    // Start and end of the part, stride and width of its rows.
+    for (start, end, rows) in [
+        (0, 1000, None),
+        (120, 360, None),
+        (40, 440, Some((100, 60))),
+        (8, 108, Some((100, 100))),
+        (0, 90, Some((100, 9))),
+    ] {
+        let slot = uploader.slot(1000);
+        let cleared = uploader.upload(slot, zeros(&uploader)).unwrap().release();
+        let part = HostRows::part(Arc::clone(&bytes), start..end);
+        let (part, stride, width) = match rows {
+            Some((stride, width)) => (part.only(stride, width), stride, width),
+            None => (part, end - start, end - start),
+        };
+        let filled = uploader.upload(cleared, part).unwrap();
+        let got = client.read_one(filled.handle().clone()).unwrap();
+        let whole_rows = (end - start) / stride;
+        for row in 0..whole_rows {
+            let at = row * stride;
+            assert_eq!(got[at..][..width], bytes[start + at..][..width], "{start}..{end}, row {row}");
+        }
+        assert!(got[whole_rows * stride..].iter().all(|byte| *byte == 0), "{start}..{end}");
+    }
+    assert_eq!(take_failure(&client), None);
+    // A part that is not there is nothing to copy.
+    assert!(uploader.upload(uploader.slot(4), HostRows::part(bytes, 990..2000)).is_ok());
+}
+
+fn zeros(uploader: &Uploader<Runtime>) -> PinnedBuffer {
+    let mut bytes = uploader.pool().take(1000);
+    bytes.fill(0);
+    bytes
 }

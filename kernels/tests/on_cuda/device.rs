@@ -5,7 +5,15 @@ use cubecl::prelude::*;
 use std::io::Write;
 use std::path::Path;
 
-pub type Client = ComputeClient<CudaRuntime>;
+pub type Runtime = CudaRuntime;
+pub type Client = ComputeClient<Runtime>;
+
+/// Whether copies from the host run beside kernels.
+pub const OVERLAPS: bool = true;
+
+pub fn device() -> CudaDevice {
+    CudaDevice::new(0)
+}
 
 /// The first CUDA device. Where there is none the whole program ends, saying so: nothing can be tested.
 pub fn client() -> Client {
@@ -15,5 +23,5 @@ pub fn client() -> Client {
         let _ = writeln!(std::io::stderr(), "SKIPPED: needs an NVIDIA GPU");
         std::process::exit(0);
     }
-    CudaRuntime::client(&CudaDevice::new(0))
+    CudaRuntime::client(&device())
 }

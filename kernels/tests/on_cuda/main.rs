@@ -43,3 +43,5 @@ mod sums_and_ingest;
 mod support;
 #[path = "../against_reference/typed.rs"]
 mod typed;
+#[path = "../against_reference/upload.rs"]
+mod upload;

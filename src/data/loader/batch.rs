@@ -3,7 +3,7 @@
 use super::FrameBuffer;
 use crate::data::failures::SampleFailure;
 use crate::data::sampler::Position;
-use bytes::BytesMut;
+use avion_kernels::cuda::pinned::PinnedBuffer;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,7 +67,7 @@ pub(super) struct Slot {
 /// A decoded clip.
 #[derive(Debug)]
 pub(super) struct Filled {
-    pub buffer: BytesMut,
+    pub buffer: PinnedBuffer,
     pub sample: u64,
     /// Its view or repetition.
     pub turn: u32,

@@ -6,7 +6,6 @@ use super::job::Place;
 use super::worker::{Event, Report};
 use super::{ClipBatch, FrameBuffer, Loader, LoaderError, WorkerTimes};
 use crate::data::failures::SampleFailure;
-use bytes::BytesMut;
 use crossbeam_channel::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
@@ -91,7 +90,7 @@ impl Loader {
                     self.note(Report { batch: job.batch, slot: place.slot, event: Event::Bad(failure) })?;
                 }
                 // The lost thread keeps the slot's memory.
-                let buffer = BytesMut::zeroed(self.clip_bytes);
+                let buffer = self.pool.take(self.clip_bytes);
                 let attempt = place.attempt + u32::from(alone);
                 let _ = self.jobs.send(job.with(vec![Place { slot: place.slot, attempt, buffer }]));
             }

@@ -3,7 +3,7 @@
 use super::clip::View;
 use super::worker::Shared;
 use crate::data::rng::{Purpose, keyed};
-use bytes::BytesMut;
+use avion_kernels::cuda::pinned::PinnedBuffer;
 use rand::Rng;
 use std::ops::Range;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ pub(super) struct Place {
     /// Attempts that have failed before.
     pub attempt: u32,
     /// Where the frames go.
-    pub buffer: BytesMut,
+    pub buffer: PinnedBuffer,
 }
 
 impl Job {

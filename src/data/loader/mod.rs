@@ -13,10 +13,10 @@
 //! there is. Queues of their own would only have to be balanced again, and jobs stolen from their far end belong to later
 //! batches.
 //!
-//! **Memory nodes.** Batch memory is fresh from the system until a decode thread first writes to it, so each clip's
-//! pages come from the node of the thread that decodes it first, and a batch lies spread over the nodes as its decoders
-//! are. When buffers are used again the pages stay: a thread then writes finished frames (0.6 MB a clip) to another node
-//! now and then, while what it reads and writes dozens of times a clip, the decoder's own pictures, it has allocated itself.
+//! **Memory nodes.** Ordinary batch memory is fresh from the system until a decode thread first writes to it; page-locked
+//! memory lies on the node of the thread that trains, next to the device it drives. Buffers are used again, so a thread
+//! writes finished frames (0.6 MB a clip) to another node now and then, while what it reads and writes dozens of times a
+//! clip, the decoder's own pictures, it has allocated itself.
 //!
 //! **Grouped jobs.** Neighbouring slots whose clips begin in one file are one job, up to `group` clips: the file is
 //! opened once and read in one pass. So are the repetitions and the views of a clip.
@@ -43,8 +43,8 @@ pub use times::WorkerTimes;
 use crate::data::Source;
 use crate::data::failures::Failures;
 use crate::data::sampler::{EpochOrder, FileSamples, Position, full_batches};
+use avion_kernels::cuda::pinned::PinnedPool;
 use batch::InFlight;
-use buffer::BufferPool;
 use clip::{Samples, View};
 use crossbeam_channel::{Receiver, Sender};
 use job::{Job, Order, Place};
@@ -74,7 +74,7 @@ pub struct Loader {
     /// Threads given up, and those of them that hung on a single clip.
     given_up: usize,
     stalled: usize,
-    pool: Arc<BufferPool>,
+    pool: PinnedPool,
     clip_bytes: usize,
     records: bool,
     in_flight: VecDeque<InFlight>,
@@ -99,8 +99,21 @@ impl Loader {
     /// # Errors
     /// A setting out of range, fewer clips than a batch, a `start` beyond the epoch.
     pub fn train(sources: Arc<[Source]>, config: LoaderConfig, start: Position) -> Result<Self, LoaderError> {
+        Self::train_into(sources, config, start, PinnedPool::plain())
+    }
+
+    /// [`Loader::train`] into the memory of a pool, such as one that the device can copy from.
+    ///
+    /// # Errors
+    /// As [`Loader::train`].
+    pub fn train_into(
+        sources: Arc<[Source]>,
+        config: LoaderConfig,
+        start: Position,
+        pool: PinnedPool,
+    ) -> Result<Self, LoaderError> {
         let decoder = Arc::new(Ffmpeg { options: config.read });
-        Self::train_with(sources, config, start, decoder)
+        Self::new(sources, config, start, decoder, View::Train, pool)
     }
 
     /// [`Loader::train`] with another decoder.
@@ -110,7 +123,7 @@ impl Loader {
         start: Position,
         decoder: Arc<dyn Decoder>,
     ) -> Result<Self, LoaderError> {
-        Self::new(sources, config, start, decoder, View::Train)
+        Self::new(sources, config, start, decoder, View::Train, PinnedPool::plain())
     }
 
     /// Every clip once, in order, not augmented, decoded with FFmpeg: centred, or in `config.views` times `config.crops`
@@ -129,7 +142,7 @@ impl Loader {
         config: LoaderConfig,
         decoder: Arc<dyn Decoder>,
     ) -> Result<Self, LoaderError> {
-        Self::new(sources, config, Position::default(), decoder, View::Eval)
+        Self::new(sources, config, Position::default(), decoder, View::Eval, PinnedPool::plain())
     }
 
     fn new(
@@ -138,6 +151,7 @@ impl Loader {
         start: Position,
         decoder: Arc<dyn Decoder>,
         view: View,
+        pool: PinnedPool,
     ) -> Result<Self, LoaderError> {
         config.check(&sources)?;
         let samples = Samples::new(sources);
@@ -158,7 +172,7 @@ impl Loader {
         let (jobs, jobs_out) = crossbeam_channel::unbounded();
         let (reports_in, reports) = crossbeam_channel::unbounded();
         let mut loader = Self {
-            pool: Arc::new(BufferPool::new(clip_bytes * config.batch_size)),
+            pool,
             failures: Failures::new(samples.len, config.max_bad_share),
             shared: Arc::new(Shared { samples, decoder, config, view, stop: AtomicBool::new(false) }),
             jobs,
@@ -250,7 +264,7 @@ impl Loader {
         };
         let most = group.saturating_mul(turns as usize);
         let mut places: Vec<Place> = Vec::new();
-        for (slot, buffer) in self.pool.take(slots, self.clip_bytes).into_iter().enumerate() {
+        for (slot, buffer) in buffer::cut(&self.pool, slots, self.clip_bytes).into_iter().enumerate() {
             let joins = places
                 .first()
                 .is_some_and(|first| places.len() < most && samples.same_file(sample(first.slot), sample(slot)));

@@ -7,7 +7,7 @@ use super::job::{Job, Place};
 use super::times::{Activity, Times};
 use super::{Decoder, LoaderConfig};
 use crate::data::failures::SampleFailure;
-use bytes::BytesMut;
+use avion_kernels::cuda::pinned::PinnedBuffer;
 use crossbeam_channel::{Receiver, Sender};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -148,7 +148,7 @@ fn fill(shared: &Shared, board: &Mutex<Board>, times: &Times, reports: &Sender<R
         }
         let Some(&first) = samples.first() else { return Some(()) };
 
-        let without_buffer = |place: &Place| Place { buffer: BytesMut::new(), ..*place };
+        let without_buffer = |place: &Place| Place { buffer: PinnedBuffer::default(), ..*place };
         let shown = job.with(places.iter().map(without_buffer).collect());
         lock(board).working = Some(Working { since: Instant::now(), job: shown, sample: first });
         let turns: Vec<u32> = places.iter().map(|place| job.turn(shared, place.slot)).collect();
