@@ -208,7 +208,8 @@ fn the_fast_loop_filter_changes_little() {
     for name in ["basketball_outdoor", "bottle_detection_1189f_longgop", "k400_segway_WUzgd7C1pWA"] {
         let path = data.join("clips").join(format!("{name}.mp4"));
         let mut exact = VideoReader::open(&path).unwrap();
-        let mut fast = VideoReader::open_with(&path, ReadOptions { fast_loop_filter: true }).unwrap();
+        let mut fast =
+            VideoReader::open_with(&path, ReadOptions { fast_loop_filter: true, ..ReadOptions::default() }).unwrap();
         let crop = CropBox::full(exact.width(), exact.height());
         let (mut expected, mut got) = (vec![0; 3 * 224 * 224], vec![0; 3 * 224 * 224]);
         let mut all = Vec::new();

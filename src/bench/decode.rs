@@ -1,6 +1,7 @@
 //! The loader's work on any folder of videos: open, pick frames, decode, crop, scale.
 
 use super::{Report, Row};
+use crate::config::recipe::VideoDecoder;
 use crate::video::{ReadOptions, Stages, VideoError, VideoReader, random_resized_crop};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -41,6 +42,8 @@ struct Seen {
     stages: Stages,
     /// On a processor, of all workers; `None` where the system does not tell.
     cpu_s: Option<f64>,
+    /// Clips that NVDEC decoded.
+    on_device: usize,
     failures: Vec<VideoError>,
 }
 
@@ -73,9 +76,10 @@ pub fn run(options: &DecodeOptions) -> Result<Report, String> {
             }
             let start = Instant::now();
             match clip(number) {
-                Ok(stages) => {
+                Ok((stages, on_device)) => {
                     own.times.push(start.elapsed().as_secs_f64());
                     own.stages += stages;
+                    own.on_device += usize::from(on_device);
                 }
                 Err(error) => own.failures.push(error),
             }
@@ -84,6 +88,7 @@ pub fn run(options: &DecodeOptions) -> Result<Report, String> {
         let mut all = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         all.times.extend(own.times);
         all.stages += own.stages;
+        all.on_device += own.on_device;
         all.failures.extend(own.failures);
         all.cpu_s = all.cpu_s.zip(cpu).map(|(all, own)| all + own);
     };
@@ -128,20 +133,23 @@ fn report(options: &DecodeOptions, videos: usize, workers: usize, seconds: f64, 
     let shares: Vec<String> = shares.iter().map(|(name, share)| format!("{name} {:.1}%", 100.0 * share)).collect();
     let mut notes =
         vec![format!("{videos} videos, {workers} workers"), format!("time by stage: {}", shares.join(", "))];
+    if options.read.decoder == VideoDecoder::Nvdec {
+        notes.push(format!("NVDEC decoded {} of {clips} clips", seen.on_device));
+    }
     if let Some(first) = first {
         notes.push(format!("{} clips could not be read; the first: {first}", seen.failures.len()));
     }
     Ok(Report { title: "decode".into(), rows: vec![row], notes, ..Report::default() })
 }
 
-/// Reads one clip; where its time went.
-fn clip(path: &Path, seed: u64, options: &DecodeOptions, out: &mut [u8]) -> Result<Stages, VideoError> {
+/// Reads one clip; where its time went, and whether NVDEC decoded it.
+fn clip(path: &Path, seed: u64, options: &DecodeOptions, out: &mut [u8]) -> Result<(Stages, bool), VideoError> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut video = VideoReader::open_with(path, options.read)?;
     let picks = pick(video.num_frames(), video.fps(), options, &mut rng);
     let crop = random_resized_crop(video.width(), video.height(), [0.5, 1.0], [3.0 / 4.0, 4.0 / 3.0], &mut rng);
     video.read(&picks, crop, options.size_px, false, out)?;
-    Ok(video.stages())
+    Ok((video.stages(), video.is_on_device()))
 }
 
 /// The frames of one clip, as `benches/decode_peers.py` picks them.

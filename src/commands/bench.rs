@@ -4,12 +4,12 @@ use super::{check_values, choose, load, on_target, print};
 use crate::bench::{self, Report, decode::DecodeOptions, step::StepOptions};
 use crate::cli::{BenchArgs, BenchWhat};
 use crate::config::Recipe;
+use crate::data::loader::LoaderConfig;
 use crate::device;
 use crate::model::{DeviceMemory, MemoryPlan, check_device};
 use crate::ops::tensor::float_kind;
 use crate::ops::workspace::Workspace;
 use crate::train::compute_dtype;
-use crate::video::ReadOptions;
 use anyhow::{Context, Result, anyhow};
 
 /// What is measured when no recipe is named.
@@ -24,7 +24,8 @@ pub(super) fn run(args: BenchArgs) -> Result<u8> {
             args.data.clone().ok_or_else(|| anyhow!("`avion bench decode` needs --data FOLDER, with videos in it"))?;
         let workers = args.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
         let recipe = load(args.config.as_deref().unwrap_or(DEFAULT_RECIPE), &args.overrides)?.recipe;
-        let fast_loop_filter = recipe.data.fast_loop_filter;
+        let read = LoaderConfig::default().with_recipe(&recipe).read;
+        crate::video::decode_on(args.device.device.unwrap_or(0));
         let options = DecodeOptions {
             data,
             frames: args.frames,
@@ -32,7 +33,7 @@ pub(super) fn run(args: BenchArgs) -> Result<u8> {
             workers,
             clips: args.clips,
             size_px: 224,
-            read: ReadOptions { fast_loop_filter },
+            read,
         };
         let report = bench::decode::run(&options).map_err(|what| anyhow!(what))?;
         return show(report, "this machine's processor", args.json);

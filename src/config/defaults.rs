@@ -61,6 +61,7 @@ impl Default for DataConfig {
             group: 1,
             labels: None,
             fast_loop_filter: false,
+            decoder: VideoDecoder::Cpu,
             workers: 0,
             prefetch: 2,
             max_bad_share: 0.01,

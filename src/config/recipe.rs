@@ -175,12 +175,26 @@ pub struct DataConfig {
     /// In training, decode faster by leaving H.264's and HEVC's loop filter out of pictures that others are predicted from but that are
     /// not shown. Changes the pixels a little: "Decoding" in `benches/NOTES.md`.
     pub fast_loop_filter: bool,
+    /// What decodes videos, in training and evaluation.
+    pub decoder: VideoDecoder,
     /// Decode threads; 0 = one per core, but one core is left to the thread that trains (from four cores on).
     pub workers: usize,
     /// Batches decoded ahead.
     pub prefetch: usize,
     /// The run stops when more than this share of samples cannot be read.
     pub max_bad_share: f64,
+}
+
+/// What decodes videos.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VideoDecoder {
+    /// The processor, a decode thread a clip.
+    #[default]
+    Cpu,
+    /// The NVDEC unit of the run's GPU, where FFmpeg and driver offer it: H.264, HEVC, VP8 and VP9, same pixels. All else
+    /// is decoded on the processor, with a warning. Damage within a picture goes unnoticed.
+    Nvdec,
 }
 
 /// Which frames of a clip are taken.

@@ -41,7 +41,7 @@ pub struct LoaderConfig {
     pub views: usize,
     /// Evaluation: squares of each stretch, along the long side.
     pub crops: usize,
-    /// Training: how files are read.
+    /// How files are read; evaluation never leaves the loop filter out.
     pub read: ReadOptions,
     /// What to do with several captions, a value a source; `Random` for those past the end.
     pub captions: Vec<CaptionChoice>,
@@ -112,7 +112,7 @@ impl LoaderConfig {
             workers: data.workers,
             prefetch: data.prefetch,
             max_bad_share: data.max_bad_share,
-            read: ReadOptions { fast_loop_filter: data.fast_loop_filter },
+            read: ReadOptions { fast_loop_filter: data.fast_loop_filter, decoder: data.decoder },
             ..self
         }
     }
