@@ -13,7 +13,7 @@ use std::sync::{Once, OnceLock};
 
 use ffmpeg_next::codec::{Context, Id};
 use ffmpeg_next::frame::Video as Frame;
-use ffmpeg_next::{Codec, Error, ffi};
+use ffmpeg_next::{Codec, ffi};
 
 use super::container::Container;
 use super::index::Mistrust;
@@ -126,8 +126,8 @@ fn open(index: usize) -> Result<Device, String> {
     // SAFETY: the name lives through the call, which writes a reference or null.
     let result = unsafe { ffi::av_hwdevice_ctx_create(&mut device, kind, name.as_ptr(), ptr::null_mut(), 0) };
     if result < 0 || device.is_null() {
-        let error = Error::from(result);
-        return Err(format!("CUDA device {index} does not open, or NVIDIA's driver is missing ({error})"));
+        // FFmpeg's own word is `EPERM` for a missing driver.
+        return Err(format!("FFmpeg finds no NVIDIA driver, or no CUDA device {index} (`nvidia-smi` lists them)"));
     }
     Ok(Device(device))
 }
