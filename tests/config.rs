@@ -173,6 +173,7 @@ fn overrides_set_words_numbers_lists_and_entries() {
             "model.init=none",
             "name = 7",
             "data.crop_scale=[0.25, 1]",
+            "data.decoder=nvdec",
             "data.train.0.root=/x y=z",
             "data.train.1={root = \"/b\", fps = 30}",
             "data.train.2.root='/c'",
@@ -186,6 +187,7 @@ fn overrides_set_words_numbers_lists_and_entries() {
     assert_eq!(recipe.model.init, None);
     assert_eq!(recipe.name, "7");
     assert_eq!(recipe.data.crop_scale, [0.25, 1.0]);
+    assert_eq!(recipe.data.decoder, VideoDecoder::Nvdec);
     let roots: Vec<&Path> = recipe.data.train.iter().map(|s| s.root.as_path()).collect();
     assert_eq!(roots, [Path::new("/x y=z"), Path::new("/b"), Path::new("/c")]);
     assert_eq!(recipe.data.train[1].fps, 30.0);
@@ -205,6 +207,7 @@ fn bad_overrides_say_what_is_possible() {
             "model.size=huge",
             "--set: model.size: expected one of tiny, tiny-8, vit-s16, vit-b16, vit-l16, vit-l14, vit-l14-336, found \"huge\"",
         ),
+        ("data.decoder=gpu", "--set: data.decoder: expected one of cpu, nvdec, found \"gpu\""),
         ("optim.lr=fast", "--set: optim.lr: expected a number, found \"fast\""),
         ("optim.lr=", "--set: optim.lr: expected a number, found nothing"),
         (

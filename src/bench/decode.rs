@@ -2,6 +2,7 @@
 
 use super::clips::{Sample, Work};
 use super::{Report, Row};
+use crate::config::recipe::VideoDecoder;
 use crate::video::{ReadOptions, Stages, VideoError, VideoReader};
 use avion_kernels::scale_planes::record_bytes;
 use std::sync::Mutex;
@@ -30,6 +31,8 @@ struct Seen {
     stages: Stages,
     /// On a processor, of all workers; `None` where the system does not tell.
     cpu_s: Option<f64>,
+    /// Clips that NVDEC decoded.
+    on_device: usize,
     failures: Vec<VideoError>,
 }
 
@@ -58,9 +61,10 @@ pub fn run(options: &DecodeOptions) -> Result<Report, String> {
             }
             let start = Instant::now();
             match clip(number) {
-                Ok(stages) => {
+                Ok((stages, on_device)) => {
                     own.times.push(start.elapsed().as_secs_f64());
                     own.stages += stages;
+                    own.on_device += usize::from(on_device);
                 }
                 Err(error) => own.failures.push(error),
             }
@@ -69,6 +73,7 @@ pub fn run(options: &DecodeOptions) -> Result<Report, String> {
         let mut all = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         all.times.extend(own.times);
         all.stages += own.stages;
+        all.on_device += own.on_device;
         all.failures.extend(own.failures);
         all.cpu_s = all.cpu_s.zip(cpu).map(|(all, own)| all + own);
     };
@@ -115,18 +120,21 @@ fn report(options: &DecodeOptions, workers: usize, seconds: f64, seen: Seen) -> 
         format!("{} videos, {workers} workers", options.work.videos()),
         format!("time by stage: {}", shares.join(", ")),
     ];
+    if options.read.decoder == VideoDecoder::Nvdec {
+        notes.push(format!("NVDEC decoded {} of {clips} clips", seen.on_device));
+    }
     if let Some(first) = first {
         notes.push(format!("{} clips could not be read; the first: {first}", seen.failures.len()));
     }
     Ok(Report { title: "decode".into(), rows: vec![row], notes, ..Report::default() })
 }
 
-/// Reads one clip; where its time went.
-fn clip(number: usize, options: &DecodeOptions, out: &mut [u8]) -> Result<Stages, VideoError> {
+/// Reads one clip; where its time went, and whether NVDEC decoded it.
+fn clip(number: usize, options: &DecodeOptions, out: &mut [u8]) -> Result<(Stages, bool), VideoError> {
     let mut video = VideoReader::open_with(options.work.video(number), options.read)?;
     let Sample { frames, crop } = options.work.sample(number, &video);
     video.read(&frames, crop, options.size_px, false, out)?;
-    Ok(video.stages())
+    Ok((video.stages(), video.is_on_device()))
 }
 
 /// Time that the calling thread has spent on a processor (Linux).

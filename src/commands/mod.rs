@@ -122,6 +122,9 @@ fn warn(warnings: Vec<Warning>) {
 fn choose(args: &DeviceArgs) -> Result<Chosen> {
     let chosen = device::choose(args.backend, args.device)?;
     device::init(&chosen.target)?;
+    if chosen.info.backend == "cuda" {
+        crate::video::decode_on(chosen.info.index);
+    }
     eprintln!("{}", chosen.why);
     Ok(chosen)
 }

@@ -62,6 +62,7 @@ impl Default for DataConfig {
             labels: None,
             fast_loop_filter: false,
             scale_on_device: false,
+            decoder: VideoDecoder::Cpu,
             workers: 0,
             prefetch: 2,
             max_bad_share: 0.01,

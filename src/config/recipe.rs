@@ -179,12 +179,26 @@ pub struct DataConfig {
     /// the part of the planes that is used. About as many bytes go to the device, up to twice as many of large frames;
     /// larger ones are finished by the decode threads, and so are videos that are turned by a right angle.
     pub scale_on_device: bool,
+    /// What decodes videos, in training and evaluation.
+    pub decoder: VideoDecoder,
     /// Decode threads; 0 = one per core, but one core is left to the thread that trains (from four cores on).
     pub workers: usize,
     /// Batches decoded ahead.
     pub prefetch: usize,
     /// The run stops when more than this share of samples cannot be read.
     pub max_bad_share: f64,
+}
+
+/// What decodes videos.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VideoDecoder {
+    /// The processor, a decode thread a clip.
+    #[default]
+    Cpu,
+    /// The NVDEC unit of the run's GPU, where FFmpeg and driver offer it: H.264, HEVC, VP8 and VP9, same pixels. All else
+    /// is decoded on the processor, with a warning. Damage within a picture goes unnoticed.
+    Nvdec,
 }
 
 /// Which frames of a clip are taken.

@@ -176,6 +176,33 @@ pub(super) fn memory_free(index: usize) -> Option<u64> {
     }
 }
 
+/// The context of a device that CubeCL computes in, and a stream that does not wait for its streams.
+#[cfg(feature = "video")]
+pub(crate) struct SharedCuda {
+    pub context: *mut std::ffi::c_void,
+    pub stream: *mut std::ffi::c_void,
+}
+
+/// Device `index` for others beside CubeCL; both are kept until the process ends. `None` where there is none.
+#[cfg(feature = "video")]
+pub(crate) fn shared_cuda(index: usize) -> Option<SharedCuda> {
+    // SAFETY: loads a library and drops it.
+    if !unsafe { sys::is_culib_present() } {
+        return None;
+    }
+    result::init().ok()?;
+    let device = result::device::get(i32::try_from(index).ok()?).ok()?;
+    let before = result::ctx::get_current().ok()?;
+    // SAFETY: the primary context is retained and never released; the thread's own is put back.
+    unsafe {
+        let context = result::primary_ctx::retain(device).ok()?;
+        let kind = result::stream::StreamKind::NonBlocking;
+        let stream = result::ctx::set_current(context).and_then(|()| result::stream::create(kind));
+        result::ctx::set_current(before.unwrap_or(std::ptr::null_mut())).ok()?;
+        Some(SharedCuda { context: context.cast(), stream: stream.ok()?.cast() })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

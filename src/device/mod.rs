@@ -18,6 +18,8 @@ mod table;
 mod wgpu_adapters;
 
 pub use choose::{BackendChoice, Chosen, choose, list};
+#[cfg(all(feature = "cuda", feature = "video"))]
+pub(crate) use cuda::{SharedCuda, shared_cuda};
 pub use error::DeviceError;
 pub use info::{AutoChoice, DeviceInfo, Dtype, Kind, Listing, Problem};
 pub use self_check::{Check, CheckReport, check_all, self_check};

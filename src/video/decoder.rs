@@ -9,6 +9,9 @@ use ffmpeg_next::{Discard, Error, Packet, ffi};
 
 use super::VideoError;
 use super::container::Container;
+use super::hardware::{self, Device, Download};
+use super::index::Mistrust;
+use crate::config::recipe::VideoDecoder;
 
 /// Larger pictures are refused by libavcodec: a damaged header must not ask for all memory. 8K is half of it.
 const MAX_PIXELS: i64 = 1 << 26;
@@ -16,6 +19,9 @@ const MAX_PIXELS: i64 = 1 << 26;
 pub struct Decoder {
     opened: Opened,
     frame: Frame,
+    download: Download,
+    /// Whether NVDEC decodes, as far as is known.
+    on_device: bool,
     /// Set when others may have this decoder afterwards.
     key: Option<Key>,
 }
@@ -26,6 +32,8 @@ struct Key {
     id: Id,
     size: (u32, u32),
     config: Vec<u8>,
+    /// Whether it was opened for NVDEC.
+    for_device: bool,
 }
 
 /// Decoders that a thread keeps for files to come.
@@ -41,25 +49,33 @@ impl Decoder {
     /// flushed before the first packet.
     ///
     /// Only where libavcodec keeps nothing between streams but what those headers say: H.264 and HEVC.
-    pub fn reuse(container: &Container) -> Result<Decoder, VideoError> {
+    pub fn reuse(container: &Container, decoder: VideoDecoder) -> Result<Decoder, VideoError> {
+        let device = match decoder {
+            VideoDecoder::Cpu => None,
+            VideoDecoder::Nvdec => hardware::device_for(container),
+        };
         let id = container.stream().parameters().id();
         let config = container.config();
         if !matches!(id, Id::H264 | Id::HEVC) || config.is_empty() {
-            return Decoder::open(container);
+            return Decoder::open(container, device);
         }
-        let key = Some(Key { id, size: container.size(), config: config.to_vec() });
+        let for_device = device.is_some();
+        let key = Some(Key { id, size: container.size(), config: config.to_vec(), for_device });
         let idle = IDLE.with_borrow_mut(|idle| {
             let at = idle.iter().position(|decoder| decoder.key == key)?;
             Some(idle.remove(at))
         });
         match idle {
             Some(mut decoder) => {
+                if for_device && !decoder.on_device {
+                    hardware::fell_back(container.path(), hardware::DECLINED);
+                }
                 decoder.skip_loop_filter(false);
                 // SAFETY: a live context, between two streams.
                 unsafe { (*decoder.opened.as_mut_ptr()).pkt_timebase = container.stream().time_base().into() };
                 Ok(decoder)
             }
-            None => Ok(Decoder { key, ..Decoder::open(container)? }),
+            None => Ok(Decoder { key, ..Decoder::open(container, device)? }),
         }
     }
 
@@ -69,6 +85,8 @@ impl Decoder {
             return;
         }
         self.flush();
+        // The device has few surfaces.
+        self.frame = Frame::empty();
         // At the end of a thread there is no next stream.
         let _ = IDLE.try_with(|idle| {
             let mut idle = idle.borrow_mut();
@@ -79,7 +97,8 @@ impl Decoder {
         });
     }
 
-    pub fn open(container: &Container) -> Result<Decoder, VideoError> {
+    /// A new decoder; with a device, NVDEC decodes unless it declines.
+    pub fn open(container: &Container, device: Option<&Device>) -> Result<Decoder, VideoError> {
         let path = container.path();
         let stream = container.stream();
         let parameters = stream.parameters();
@@ -100,8 +119,12 @@ impl Decoder {
             (*context).max_pixels = MAX_PIXELS;
             (*context).pkt_timebase = stream.time_base().into();
         }
+        if let Some(device) = device {
+            device.attach(&mut context);
+        }
         let opened = context.decoder().open_as(codec).map_err(unreadable)?;
-        Ok(Decoder { opened, frame: Frame::empty(), key: None })
+        let (frame, download, on_device) = (Frame::empty(), Download::new(), device.is_some());
+        Ok(Decoder { opened, frame, download, on_device, key: None })
     }
 
     /// Feeds a packet; the decoder must have been emptied with [`Decoder::next_frame`] before.
@@ -136,9 +159,37 @@ impl Decoder {
         }
     }
 
-    /// The picture that [`Decoder::next_frame`] decoded.
+    /// The picture that [`Decoder::next_frame`] decoded; its pixels may lie on the device.
     pub fn frame(&self) -> &Frame {
         &self.frame
+    }
+
+    /// The same with its pixels at hand.
+    pub fn picture(&mut self) -> Result<&Frame, Mistrust> {
+        if !hardware::is_on_device(&self.frame) {
+            return Ok(&self.frame);
+        }
+        // SAFETY: a live context.
+        let format = unsafe { (*self.opened.as_ptr()).sw_pix_fmt };
+        self.download.picture(&self.frame, format)
+    }
+
+    /// Whether NVDEC decodes, as far as is known: it can decline once it has seen the stream.
+    pub fn is_on_device(&self) -> bool {
+        self.on_device
+    }
+
+    /// As if NVDEC were there.
+    #[cfg(test)]
+    pub fn pretend_device(&mut self) {
+        self.on_device = true;
+    }
+
+    /// Takes note of who decoded the picture at hand; true once, if NVDEC has declined.
+    pub fn notices_decline(&mut self) -> bool {
+        let declined = self.on_device && !hardware::is_on_device(&self.frame);
+        self.on_device &= !declined;
+        declined
     }
 
     /// Forgets everything, to start again at a key frame.

@@ -10,6 +10,7 @@
 
 pub mod crop;
 mod error;
+mod options;
 mod stages;
 
 #[cfg(feature = "video")]
@@ -25,6 +26,8 @@ mod container;
 mod decoder;
 #[cfg(feature = "video")]
 mod filter;
+#[cfg(feature = "video")]
+mod hardware;
 #[cfg(feature = "video")]
 mod index;
 #[cfg(feature = "video")]
@@ -52,8 +55,9 @@ mod unavailable;
 
 pub use crop::{CropBox, Read, center_square, multi_scale_crop, random_resized_crop, square_along};
 pub use error::VideoError;
+pub use options::{ReadOptions, decode_on};
 #[cfg(feature = "video")]
-pub use reader::{ReadOptions, VideoReader};
+pub use reader::VideoReader;
 pub use stages::Stages;
 #[cfg(not(feature = "video"))]
-pub use unavailable::{ReadOptions, VideoReader};
+pub use unavailable::VideoReader;

@@ -9,12 +9,15 @@ use ffmpeg_next::frame::Video as Frame;
 use super::cache::{self, Known};
 use super::container::{Container, Probing};
 use super::crop::{CropBox, Read};
+use super::hardware;
+use super::options::ReadOptions;
 use super::orientation::Orientation;
 use super::scale::Scaler;
 use super::seek::Seeker;
 use super::sequential::Sequential;
 use super::stages::timed;
 use super::{Stages, VideoError};
+use crate::config::recipe::VideoDecoder;
 
 /// Smaller pictures are refused: less than a macroblock a side carries nothing to learn from.
 const MIN_SIDE_PX: u32 = 16;
@@ -44,17 +47,6 @@ pub struct VideoReader {
     scaler: Scaler,
     records: bool,
     stages: Stages,
-}
-
-/// How a file is read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReadOptions {
-    /// Leave the loop filter out of pictures that are decoded only because others refer to them. Faster, but what
-    /// refers to them inherits the difference: see "Decoding" in `benches/NOTES.md`.
-    pub fast_loop_filter: bool,
-    /// Leave cropping, scaling and conversion to the device: frames come as records for `avion_kernels::scale_planes`,
-    /// which makes the same bytes of them. Not of [`VideoReader::read_native`].
-    pub records: bool,
 }
 
 /// What is asked for: which frames, the part used of each, the size it gets, and which way round.
@@ -133,7 +125,7 @@ impl VideoReader {
                 }
                 reader.num_frames = index.num_frames();
                 reader.fps = container.fps(reader.num_frames);
-                let seeker = || Seeker::new(container, syntax, index, headers, options.fast_loop_filter);
+                let seeker = || Seeker::new(container, syntax, index, headers, options);
                 reader.seeker = Some(timed(&mut reader.stages.open, seeker)?);
             }
             (Known::Counted { num_frames, num_errors }, _) => {
@@ -142,6 +134,9 @@ impl VideoReader {
                 reader.fps = container.fps(num_frames);
             }
             (Known::Indexed { .. }, Err(_)) => {}
+        }
+        if reader.seeker.is_none() && options.decoder == VideoDecoder::Nvdec {
+            hardware::fell_back(path, "a file that is decoded from the start");
         }
         let (width, height) = reader.stored;
         if reader.num_frames == 0 {
@@ -172,6 +167,11 @@ impl VideoReader {
     /// the frames it should have given then ends with `Corrupt`, and the number is corrected.
     pub fn num_frames(&self) -> u64 {
         self.num_frames
+    }
+
+    /// Whether NVDEC decodes, as far as is known: before the first frame it is only intended.
+    pub fn is_on_device(&self) -> bool {
+        self.seeker.as_ref().is_some_and(Seeker::is_on_device)
     }
 
     /// Where the time went so far.
@@ -242,16 +242,17 @@ impl VideoReader {
             return Err(self.beyond_end(last));
         }
         let picture = Picture { path: &self.path, stored: self.stored, orientation: self.orientation };
-        if let Some(seeker) = &mut self.seeker {
+        while let Some(seeker) = &mut self.seeker {
             seeker.start_clock();
             let mut emit = |ordinal: u64, frame: &Frame| picture.write(&mut self.scaler, ordinal, frame, targets);
-            match seeker.read(&wanted, &mut emit)? {
-                None => return Ok(()),
-                Some(reason) => {
-                    tracing::debug!("decoding in order, {reason}: {}", self.path.display());
-                    self.stages += seeker.stages;
-                    self.seeker = None;
-                }
+            let Some(reason) = seeker.read(&wanted, &mut emit)? else {
+                return Ok(());
+            };
+            // The CPU decoder has the last word on whether the index can be trusted.
+            if !seeker.leave_device(reason)? {
+                tracing::debug!("decoding in order, {reason}: {}", self.path.display());
+                self.stages += seeker.stages;
+                self.seeker = None;
             }
         }
         let mut pass = match self.sequential.take() {

@@ -5,6 +5,7 @@
 //! and the caller counts pictures from the start instead.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,8 +16,11 @@ use super::VideoError;
 use super::bitstream::Syntax;
 use super::container::Container;
 use super::decoder::{Decoder, is_damaged};
+use super::hardware::{self, DECLINED};
 use super::index::{Gop, Index, Mistrust};
+use super::options::ReadOptions;
 use super::stages::{Stages, timed};
+use crate::config::recipe::VideoDecoder;
 
 /// How a run ended.
 pub enum Outcome {
@@ -34,9 +38,11 @@ pub struct Seeker {
     container: Container,
     syntax: Syntax,
     index: Arc<Index>,
-    /// Headers of the stream's first packet, until the decoder has seen them. Encoders name themselves there, and
-    /// libavcodec decodes the streams of some (old x264, DivX, Xvid) by their own rules.
-    headers: Option<Arc<[u8]>>,
+    /// Headers of the stream's first packet. Encoders name themselves there, and libavcodec decodes the streams of some
+    /// (old x264, DivX, Xvid) by their own rules.
+    headers: Arc<[u8]>,
+    /// Whether the decoder has seen them.
+    headers_read: bool,
     /// Pictures that are not shown go without the loop filter.
     fast_loop_filter: bool,
     pub stages: Stages,
@@ -79,11 +85,33 @@ impl Seeker {
         syntax: Syntax,
         index: Arc<Index>,
         headers: Arc<[u8]>,
-        fast_loop_filter: bool,
+        options: ReadOptions,
     ) -> Result<Seeker, VideoError> {
-        let decoder = Decoder::reuse(&container)?;
-        let headers = Some(headers);
-        Ok(Seeker { decoder, container, syntax, index, headers, fast_loop_filter, stages: Stages::default() })
+        let ReadOptions { fast_loop_filter, decoder, .. } = options;
+        let decoder = Decoder::reuse(&container, decoder)?;
+        let (headers_read, stages) = (false, Stages::default());
+        Ok(Seeker { decoder, container, syntax, index, headers, headers_read, fast_loop_filter, stages })
+    }
+
+    /// Whether NVDEC decodes, as far as is known.
+    pub fn is_on_device(&self) -> bool {
+        self.decoder.is_on_device()
+    }
+
+    #[cfg(test)]
+    pub fn pretend_device(&mut self) {
+        self.decoder.pretend_device();
+    }
+
+    /// Goes on with a decoder on the CPU, for `reason`; false when that is what has decoded so far.
+    pub fn leave_device(&mut self, reason: Mistrust) -> Result<bool, VideoError> {
+        if !self.is_on_device() {
+            return Ok(false);
+        }
+        hardware::fell_back(self.container.path(), reason);
+        self.decoder = Decoder::reuse(&self.container, VideoDecoder::Cpu)?;
+        self.headers_read = false;
+        Ok(true)
     }
 
     /// Leaves the decoder to the next file.
@@ -146,11 +174,8 @@ impl Seeker {
         if !self.syntax.is_random_access(first.packet.data().unwrap_or(&[])) {
             return Ok(Outcome::StartEarlier { key_is_false: true });
         }
-        if let Some(headers) = self.headers.take()
-            && gop > 0
-            && !headers.is_empty()
-        {
-            self.decoder.read_headers(&headers);
+        if !mem::replace(&mut self.headers_read, true) && gop > 0 && !self.headers.is_empty() {
+            self.decoder.read_headers(&self.headers);
         }
         self.decoder.flush();
         let mut run = Run {
@@ -304,6 +329,9 @@ impl Seeker {
                 Ok(false) => return Ok(None),
                 Err(_) => return Ok(Some("a picture that does not decode")),
             }
+            if self.decoder.notices_decline() {
+                hardware::fell_back(self.container.path(), DECLINED);
+            }
             let frame = self.decoder.frame();
             let Some(pts) = frame.pts() else {
                 return Ok(Some("a picture without presentation time"));
@@ -317,6 +345,10 @@ impl Seeker {
                         return Ok(Some("a damaged picture"));
                     }
                     if run.wanted.binary_search(&ordinal).is_ok() {
+                        let frame = match timed(&mut self.stages.decode, || self.decoder.picture()) {
+                            Ok(frame) => frame,
+                            Err(reason) => return Ok(Some(reason)),
+                        };
                         timed(&mut self.stages.convert, || emit(ordinal, frame))?;
                     }
                 }

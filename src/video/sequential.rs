@@ -24,7 +24,7 @@ impl Sequential {
     pub fn new(path: &Path) -> Result<Sequential, VideoError> {
         let container = Container::open(path, Probing::Always)?;
         Ok(Sequential {
-            decoder: Decoder::open(&container)?,
+            decoder: Decoder::open(&container, None)?,
             container,
             packet: Packet::empty(),
             num_decoded: 0,

@@ -3,14 +3,7 @@
 use std::convert::Infallible;
 use std::path::Path;
 
-use super::{CropBox, Read, Stages, VideoError};
-
-/// How a file would be read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReadOptions {
-    pub fast_loop_filter: bool,
-    pub records: bool,
-}
+use super::{CropBox, Read, ReadOptions, Stages, VideoError};
 
 /// A reader that cannot exist: this build has no video decoder.
 pub struct VideoReader {
@@ -28,6 +21,10 @@ impl VideoReader {
     /// Always [`VideoError::NotBuilt`].
     pub fn open_with(path: &Path, _options: ReadOptions) -> Result<VideoReader, VideoError> {
         VideoReader::open(path)
+    }
+
+    pub fn is_on_device(&self) -> bool {
+        match self.never {}
     }
 
     pub fn stages(&self) -> Stages {

@@ -125,6 +125,21 @@ fn first_step(more: &[&str], folder: &Path, set: &avion::data::synthetic::Synthe
 }
 
 #[test]
+fn evaluation_gets_finished_frames() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = clips(&folder.path().join("data"));
+    let frames = |more: &[&str]| {
+        let resolved = recipe(&set, folder.path(), more);
+        let sources = train::load_sources(&resolved.recipe.data.train).unwrap();
+        let batches = Loader::eval(sources, train::loader_config(&resolved.recipe)).unwrap();
+        batches.map(|batch| batch.unwrap()).map(|batch| (batch.records, batch.frames.to_vec())).collect::<Vec<_>>()
+    };
+    let finished = frames(&[]);
+    assert!(!finished.is_empty() && finished.iter().all(|(records, _)| !records));
+    assert!(frames(&["data.scale_on_device=true"]) == finished);
+}
+
+#[test]
 fn training_learns_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let set = clips(&folder.path().join("data"));

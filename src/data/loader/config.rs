@@ -42,7 +42,7 @@ pub struct LoaderConfig {
     pub views: usize,
     /// Evaluation: squares of each stretch, along the long side.
     pub crops: usize,
-    /// Training: how files are read.
+    /// How files are read; evaluation never leaves the loop filter out.
     pub read: ReadOptions,
     /// What to do with several captions, a value a source; `Random` for those past the end.
     pub captions: Vec<CaptionChoice>,
@@ -202,7 +202,8 @@ impl LoaderConfig {
 
 /// How a recipe has training read files.
 pub fn read_options(data: &DataConfig) -> ReadOptions {
-    ReadOptions { fast_loop_filter: data.fast_loop_filter, records: data.scale_on_device }
+    let DataConfig { fast_loop_filter, decoder, scale_on_device, .. } = *data;
+    ReadOptions { fast_loop_filter, decoder, records: scale_on_device }
 }
 
 /// Decode threads for the processors that this process may use: all but one, which the thread that trains needs; all of

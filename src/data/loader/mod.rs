@@ -43,6 +43,7 @@ pub use times::WorkerTimes;
 use crate::data::Source;
 use crate::data::failures::Failures;
 use crate::data::sampler::{EpochOrder, FileSamples, Position, full_batches};
+use crate::video::ReadOptions;
 use avion_kernels::cuda::pinned::PinnedPool;
 use batch::InFlight;
 use clip::{Samples, View};
@@ -133,7 +134,8 @@ impl Loader {
     /// # Errors
     /// A setting out of range.
     pub fn eval(sources: Arc<[Source]>, config: LoaderConfig) -> Result<Self, LoaderError> {
-        Self::eval_with(sources, config, Arc::new(Ffmpeg::default()))
+        let options = ReadOptions { fast_loop_filter: false, records: false, ..config.read };
+        Self::eval_with(sources, config, Arc::new(Ffmpeg { options }))
     }
 
     /// [`Loader::eval`] with another decoder.
