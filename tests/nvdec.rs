@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-const NVDEC: ReadOptions = ReadOptions { fast_loop_filter: false, decoder: VideoDecoder::Nvdec };
+const NVDEC: ReadOptions = ReadOptions { fast_loop_filter: false, decoder: VideoDecoder::Nvdec, records: false };
 
 /// Frames decoded by one call.
 const RUN: usize = 16;
