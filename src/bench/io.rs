@@ -78,7 +78,7 @@ fn made_frames<R: CubeRuntime>(ws: &Workspace<R>, frames: usize) -> Result<Row, 
         used_rows: 0..rows,
         used_columns: 0..columns,
     };
-    let samples: Vec<u8> = (0..PLANE[0] * PLANE[1]).map(|i| (i * 31 >> 3) as u8).collect();
+    let samples: Vec<u8> = (0..PLANE[0] * PLANE[1]).map(|i| ((i * 31) >> 3) as u8).collect();
     let plane = |stride| Plane { samples: &samples, stride };
     let planes = [plane(PLANE[0]), plane(PLANE[0] / 2), plane(PLANE[0] / 2)];
     let matrix = Matrix { black: 16 << 7, y: 9539, rv: 13075, gu: -3209, gv: -6660, bu: 16525 };
