@@ -9,10 +9,10 @@
 use avion_kernels::scale_planes::WEIGHT_BITS;
 
 /// A weight of one.
-const ONE: i32 = 1 << WEIGHT_BITS;
+pub const ONE: i32 = 1 << WEIGHT_BITS;
 
 /// Weights of an output sample come in groups of this many, for the vector unit.
-const GROUP: usize = 4;
+pub const GROUP: usize = 4;
 
 pub type Group = [i16; GROUP];
 
@@ -104,9 +104,14 @@ impl Axis {
         })
     }
 
-    /// Samples that a row must have for [`scale_columns`]: those used, and room for weights of 0.
+    /// Samples that a row must have for the horizontal pass: those used, and room for weights of 0.
     pub fn padded_len(&self) -> usize {
-        self.end - self.first + self.groups * GROUP
+        self.end - self.first + self.groups * GROUP + BLOCK
+    }
+
+    /// Blocks of [`BLOCK`] outputs: the first sample of each, counted from the first used, and groups of weights.
+    pub fn blocks(&self) -> impl Iterator<Item = (&[u32; BLOCK], &[[Group; BLOCK]])> {
+        self.starts.iter().zip(self.weights.chunks_exact(self.groups.max(1)))
     }
 
     /// The first sample of an output, counted from the first used, and its weights.
@@ -166,75 +171,10 @@ pub fn scale_rows(axis: &Axis, out: usize, plane: &[u8], stride: usize, columns:
     }
 }
 
-/// Weighs the samples of one row. `block` is [`block`] or a version of it for one kind of processor.
-///
-/// # Shapes
-/// - `samples`: `[axis.padded_len()]`, of [`scale_rows`]
-/// - `out`: one value an output of the axis, up to a multiple of [`BLOCK`], with as many bits behind the point
-#[inline(always)]
-pub fn scale_columns(
-    axis: &Axis,
-    samples: &[i16],
-    out: &mut [i16],
-    block: impl Fn(&[i16], &[u32; BLOCK], &[[Group; BLOCK]]) -> [i16; BLOCK],
-) {
-    let weights = axis.weights.chunks_exact(axis.groups.max(1));
-    for ((out, starts), weights) in out.as_chunks_mut::<BLOCK>().0.iter_mut().zip(&axis.starts).zip(weights) {
-        *out = block(samples, starts, weights);
-    }
-}
-
-/// The outputs of one block from its groups of weights.
-#[inline(always)]
-pub fn block(samples: &[i16], starts: &[u32; BLOCK], weights: &[[Group; BLOCK]]) -> [i16; BLOCK] {
-    std::array::from_fn(|lane| {
-        let mut sum = ONE / 2;
-        for (weights, at) in weights.iter().zip((0..).step_by(GROUP)) {
-            let samples = group(samples, starts[lane] as usize + at);
-            for (sample, weight) in samples.iter().zip(&weights[lane]) {
-                sum += i32::from(*sample) * i32::from(*weight);
-            }
-        }
-        (sum >> WEIGHT_BITS) as i16
-    })
-}
-
-/// The same with vector instructions: left to itself, the compiler multiplies one by one.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-#[inline]
-pub fn block_avx2(samples: &[i16], starts: &[u32; BLOCK], weights: &[[Group; BLOCK]]) -> [i16; BLOCK] {
-    use std::arch::x86_64::*;
-    let mut sums = _mm256_set1_epi32(ONE / 2);
-    for (weights, at) in weights.iter().zip((0..).step_by(GROUP)) {
-        let mut halves = [_mm256_setzero_si256(); 2];
-        // So laid out that the horizontal addition leaves the outputs in order. A loop rather than a closure, which
-        // may be left a function of its own.
-        for (half, [a, b, c, d]) in halves.iter_mut().zip([[0, 1, 4, 5], [2, 3, 6, 7]]) {
-            let sample = |i: usize| bytemuck::cast::<Group, i64>(group(samples, starts[i] as usize + at));
-            let weight = |i: usize| bytemuck::cast::<Group, i64>(weights[i]);
-            let samples = _mm256_set_epi64x(sample(d), sample(c), sample(b), sample(a));
-            let weights = _mm256_set_epi64x(weight(d), weight(c), weight(b), weight(a));
-            *half = _mm256_madd_epi16(samples, weights);
-        }
-        sums = _mm256_add_epi32(sums, _mm256_hadd_epi32(halves[0], halves[1]));
-    }
-    let sums = _mm256_srai_epi32::<{ WEIGHT_BITS as i32 }>(sums);
-    let out = _mm_packs_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
-    bytemuck::cast([_mm_cvtsi128_si64(out), _mm_extract_epi64::<1>(out)])
-}
-
-#[inline(always)]
-fn group(samples: &[i16], start: usize) -> Group {
-    match samples.get(start..start + GROUP) {
-        Some(&[a, b, c, d]) => [a, b, c, d],
-        _ => [0; GROUP],
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::video::columns::Columns;
     use avion_kernels::scale_planes::FRACTION_BITS;
 
     /// Pillow's definition in f64, without rounding: `plane` is `[height, width]`.
@@ -263,17 +203,21 @@ mod tests {
     /// What this module makes of a plane, in levels; checks that all kinds of processors agree.
     fn scaled(plane: &[u8], columns: Span, rows: Span) -> Vec<f64> {
         let (axes, mut out) = ([Axis::new(columns), Axis::new(rows)], Vec::new());
+        // With the outputs' samples near each other, if they are, and as if they were not.
+        let passes = [Columns::of(&axes[0]), Columns::default()];
         let mut sums = vec![0; axes[0].padded_len()];
         let mut row = vec![0; columns.out.next_multiple_of(BLOCK)];
         for y in 0..rows.out {
             scale_rows(&axes[1], y, plane, columns.size, &axes[0], &mut sums);
-            scale_columns(&axes[0], &sums, &mut row, block);
+            passes[0].scale(&axes[0], &sums, &mut row);
             #[cfg(target_arch = "x86_64")]
             if is_x86_feature_detected!("avx2") {
-                let mut again = vec![0; row.len()];
-                // SAFETY: the processor has AVX2.
-                scale_columns(&axes[0], &sums, &mut again, |s, a, w| unsafe { block_avx2(s, a, w) });
-                assert_eq!(row, again);
+                for pass in &passes {
+                    let mut again = vec![0; row.len()];
+                    // SAFETY: the processor has AVX2.
+                    unsafe { pass.scale_avx2(&axes[0], &sums, &mut again) };
+                    assert_eq!(row, again);
+                }
             }
             out.extend(row[..columns.out].iter().map(|v| f64::from(*v) / f64::from(1 << FRACTION_BITS)));
         }
@@ -291,6 +235,9 @@ mod tests {
             (span(33, 0.0, 33.0, 33), span(17, 0.0, 17.0, 17)),
             (span(33, 1.5, 30.0, 7), span(17, 2.0, 9.5, 23)),
             (span(200, 20.0, 170.0, 11), span(90, 0.5, 89.0, 4)),
+            (span(200, 3.5, 150.0, 112), span(20, 0.0, 20.0, 15)),
+            (span(130, 1.0, 121.0, 61), span(20, 0.0, 20.0, 15)),
+            (span(90, 0.0, 89.5, 77), span(20, 0.0, 20.0, 20)),
             (span(5, 0.0, 5.0, 64), span(3, 1.0, 1.0, 9)),
             (span(1, 0.0, 1.0, 3), span(1, 0.0, 0.5, 1)),
             (span(64, 63.0, 1.0, 16), span(64, 0.0, 1.0, 16)),

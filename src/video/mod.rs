@@ -21,6 +21,8 @@ mod cache;
 #[cfg(feature = "video")]
 mod colour;
 #[cfg(feature = "video")]
+mod columns;
+#[cfg(feature = "video")]
 mod container;
 #[cfg(feature = "video")]
 mod decoder;

@@ -11,10 +11,9 @@ use std::iter;
 use ffmpeg_next::frame::Video as Frame;
 
 use super::colour::convert_row;
+use super::columns::Columns;
 use super::crop::CropBox;
-#[cfg(target_arch = "x86_64")]
-use super::filter::block_avx2;
-use super::filter::{Axis, BLOCK, Group, Span, block, scale_columns, scale_rows};
+use super::filter::{Axis, BLOCK, Span, scale_rows};
 use super::orientation::Orientation;
 use super::planes::{Plane, Planes};
 use super::record;
@@ -46,7 +45,9 @@ struct Weights {
     geometry: Option<Geometry>,
     /// Of the first plane and of the others.
     axes: [Axes; 2],
-    /// The same for a device, once asked for; `None` where they cannot be written so.
+    /// How the columns of each are weighed, once asked for.
+    columns: Option<[Columns; 2]>,
+    /// `axes` for a device, once asked for; `None` where they cannot be written so.
     tables: Option<Option<[scale_planes::Axes; 2]>>,
     rows: Rows,
 }
@@ -98,14 +99,15 @@ impl Scaler {
     ) -> Result<(), String> {
         let planes = planes_of(&mut self.converter, frame)?;
         let (stored_w, stored_h) = orientation.turn(width, height);
-        let Weights { axes, rows, .. } = self.weights.fit(&planes, crop, orientation, (stored_w, stored_h));
+        let Weights { axes, columns, rows, .. } = self.weights.fit(&planes, crop, orientation, (stored_w, stored_h));
+        let columns = columns.get_or_insert_with(|| axes.each_ref().map(|axes| Columns::of(&axes.columns)));
         let row_bytes = 3 * stored_w as usize;
         if orientation.transpose {
             self.scratch.resize(row_bytes * stored_h as usize, 0);
-            scale(axes, &planes, rows, stored_w as usize, &mut self.scratch);
+            scale(axes, columns, &planes, rows, stored_w as usize, &mut self.scratch);
             orientation.place(&self.scratch, row_bytes, out, width as usize);
         } else {
-            scale(axes, &planes, rows, stored_w as usize, out);
+            scale(axes, columns, &planes, rows, stored_w as usize, out);
         }
         Ok(())
     }
@@ -155,6 +157,7 @@ impl Weights {
         };
         if self.geometry != Some(geometry) {
             self.axes = geometry.axes();
+            self.columns = None;
             self.tables = None;
             self.rows.fit(&self.axes, geometry.out.0);
             self.geometry = Some(geometry);
@@ -179,10 +182,9 @@ impl Geometry {
             let span = |size, from, len, shift, out, reverse| {
                 Axis::new(Span { size, from: part(from, shift), len: part(len, shift), out, reverse })
             };
-            Axes {
-                columns: span(width, crop.x, crop.width, shift_x, self.out.0, self.mirror.0),
-                rows: span(height, crop.y, crop.height, shift_y, self.out.1, self.mirror.1),
-            }
+            let columns = span(width, crop.x, crop.width, shift_x, self.out.0, self.mirror.0);
+            let rows = span(height, crop.y, crop.height, shift_y, self.out.1, self.mirror.1);
+            Axes { columns, rows }
         };
         [axes(self.sizes[0], [0, 0]), axes(self.sizes[1], self.chroma_shift)]
     }
@@ -199,39 +201,48 @@ impl Rows {
     }
 }
 
-fn scale(axes: &[Axes; 2], planes: &Planes, rows: &mut Rows, width: usize, out: &mut [u8]) {
+fn scale(axes: &[Axes; 2], columns: &[Columns; 2], planes: &Planes, rows: &mut Rows, width: usize, out: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
         // SAFETY: the processor has AVX2.
-        return unsafe { scale_avx2(axes, planes, rows, width, out) };
+        return unsafe { scale_avx2(axes, columns, planes, rows, width, out) };
     }
-    scale_with(axes, planes, rows, width, out, block);
+    scale_with(axes, columns, planes, rows, width, out, Columns::scale);
 }
 
 /// The same code as for any processor, compiled for this kind.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn scale_avx2(axes: &[Axes; 2], planes: &Planes, rows: &mut Rows, width: usize, out: &mut [u8]) {
-    scale_with(axes, planes, rows, width, out, |samples, starts, weights| block_avx2(samples, starts, weights));
+fn scale_avx2(
+    axes: &[Axes; 2],
+    columns: &[Columns; 2],
+    planes: &Planes,
+    rows: &mut Rows,
+    width: usize,
+    out: &mut [u8],
+) {
+    scale_with(axes, columns, planes, rows, width, out, |pass, columns, sums, out| pass.scale_avx2(columns, sums, out));
 }
 
 #[inline(always)]
 fn scale_with(
     axes: &[Axes; 2],
+    columns: &[Columns; 2],
     planes: &Planes,
     rows: &mut Rows,
     width: usize,
     out: &mut [u8],
-    block: impl Fn(&[i16], &[u32; BLOCK], &[[Group; BLOCK]]) -> [i16; BLOCK] + Copy,
+    scale_columns: impl Fn(&Columns, &Axis, &[i16], &mut [i16]),
 ) {
     let Rows { sums, scaled } = rows;
     let [first, second, third] = scaled;
     for (y, out) in out.chunks_exact_mut(3 * width).enumerate() {
         let scaled = iter::once(&mut *first).chain([&mut *second, &mut *third]);
-        for ((plane, scaled), axes) in planes.planes.iter().zip(scaled).zip([&axes[0], &axes[1], &axes[1]]) {
+        for ((plane, scaled), of) in planes.planes.iter().zip(scaled).zip([0, 1, 1]) {
+            let (axes, columns) = (&axes[of], &columns[of]);
             let Plane { samples, stride, .. } = *plane;
             scale_rows(&axes.rows, y, samples, stride, &axes.columns, sums);
-            scale_columns(&axes.columns, sums, scaled, block);
+            scale_columns(columns, &axes.columns, sums, scaled);
         }
         convert_row(planes.colour, [first, second, third], out);
     }
