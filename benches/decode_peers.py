@@ -3,8 +3,7 @@
 One sample: open one video, pick frames, decode them, random-resized-crop (scale 0.5..1) to 224x224, uint8 RGB
 [frames, 224, 224, 3]. Frames are spread over a random one-second window, or with --stride N every N-th from a random
 start. Each kind runs in a process of its own, in turns; CPU time is user + system of that process, after a warm-up, so
-that neighbours on the machine count little. Medians over the rounds. Peers and avion draw different windows, whose cost
-varies with the distance from the key frame: a few hundred clips are needed for a ratio that means something.
+that neighbours on the machine count little. Medians over the rounds. All decode the same frames and crops, drawn beforehand.
 
 usage: decode_peers.py FOLDER [--frames 4] [--stride 0] [--clips 300] [--rounds 5] [--kinds decord,pyav] [--avion PROGRAM]
        [--set KEY=VALUE]

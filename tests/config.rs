@@ -288,6 +288,9 @@ fn every_bad_value_is_reported() {
         ("data.max_bad_share", |r| r.data.max_bad_share = -0.1),
         ("data.prefetch", |r| r.data.prefetch = 0),
         ("data.group", |r| r.data.group = 0),
+        ("data.fast_loop_filter", |r| {
+            (r.data.fast_loop_filter, r.data.decoder) = (true, VideoDecoder::Nvdec);
+        }),
         ("data.train.0.annotations", |r| {
             r.data.train[0].annotations = "".into();
         }),
@@ -393,6 +396,12 @@ fn every_bad_value_of_a_task_is_reported() {
         ("eval.views", pre_training, |r| r.eval.views = 5),
         ("augment.randaugment_magnitude", classifier, |r| r.augment.randaugment_magnitude = 11.0),
         ("augment.randaugment_probability", classifier, |r| r.augment.randaugment_probability = 1.1),
+        ("data.scale_on_device", classifier, |r| {
+            (r.data.scale_on_device, r.augment.mixup, r.augment.erasing) = (true, 0.0, 0.25);
+        }),
+        ("data.scale_on_device", classifier, |r| {
+            (r.data.scale_on_device, r.augment.mixup, r.augment.randaugment) = (true, 0.8, 0);
+        }),
         ("augment.randaugment_std", classifier, |r| r.augment.randaugment_std = f64::NAN),
         ("augment.erasing", classifier, |r| r.augment.erasing = -0.5),
         ("augment.mixup", classifier, |r| r.augment.mixup = -1.0),

@@ -71,6 +71,12 @@ fn narrated_clips_are_counted_and_bad_ones_named() {
     let picture = png::Decoder::new(picture).read_info().unwrap();
     assert!(picture.info().width > 1000);
 
+    // The sheet shows finished frames, whatever training reads.
+    std::fs::remove_file(out.join("clips.png")).unwrap();
+    let on_device = [&args[..], &set(&[("data.scale_on_device", "true".into())])].concat();
+    let found = json(&stats(folder.path(), "demo", &on_device));
+    assert!(found["feed"]["all_threads"]["clips_per_s"].as_f64().unwrap() > 1.0 && out.join("clips.png").is_file());
+
     // A smaller sample is said to be one, and so is a step time that nobody knows.
     args.truncate(args.len() - 3);
     args.extend(["--sample", "4"].map(str::to_owned));

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-const NVDEC: ReadOptions = ReadOptions { fast_loop_filter: false, decoder: VideoDecoder::Nvdec, records: false };
+const NVDEC: ReadOptions = ReadOptions { fast_loop_filter: false, decoder: VideoDecoder::Nvdec, as_records: false };
 
 /// Frames decoded by one call.
 const RUN: usize = 16;
@@ -72,7 +72,7 @@ fn compare(path: &Path) -> (Duration, Duration, bool) {
     for frame in [all.len() as u64 - 1, all.len() as u64 / 3, 0] {
         assert!(scaled(&mut nvdec, &[frame]) == scaled(&mut cpu, &[frame]), "{name}: frame {frame}, scaled");
     }
-    (times[0], times[1], nvdec.is_on_device())
+    (times[0], times[1], nvdec.by_nvdec())
 }
 
 #[test]

@@ -11,8 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Lengths are rounded up to a multiple of this, so that batches of about the same size share buffers.
 const GRANULE: usize = 1 << 20;
 
-/// Idle buffers beyond this many are given back to the system.
+/// Idle buffers beyond this many, or this many bytes of locked ones, are given back to the system.
 const IDLE: usize = 16;
+#[cfg(feature = "cuda")]
+const IDLE_BYTES: usize = 2 << 30;
 
 /// A source of [`PinnedBuffer`]s, shared by loader threads.
 #[derive(Clone)]
@@ -51,7 +53,7 @@ struct Memory {
 
 // SAFETY: plain bytes, which any thread may own.
 unsafe impl Send for Memory {}
-// SAFETY: shared references do not reach the bytes.
+// SAFETY: who reaches the bytes has a range of them alone (`PinnedBuffer`), and needs it mutably to write.
 unsafe impl Sync for Memory {}
 
 impl PinnedPool {
@@ -96,6 +98,11 @@ impl Shared {
             if let Some(start) = self.context.and_then(|context| lock_pages(context.0, capacity)) {
                 return Memory { start, capacity, is_locked: true };
             }
+            if self.context.is_some() {
+                crate::cuda::say(|| {
+                    format!("the system refuses {capacity} bytes of page-locked memory: uploads take longer")
+                });
+            }
         }
         let bytes = Box::leak(vec![0; capacity].into_boxed_slice());
         Memory { start: NonNull::from(bytes).cast(), capacity, is_locked: false }
@@ -105,9 +112,20 @@ impl Shared {
     /// call the driver.
     #[cfg(feature = "cuda")]
     fn drop_surplus(&self) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let surplus = idle.len().saturating_sub(IDLE);
-        idle.drain(..surplus).for_each(|memory| self.free(memory));
+        let surplus: Vec<Memory> = {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            // The oldest go first.
+            let mut kept = 0;
+            let fits = |memory: &&Memory| {
+                kept += memory.capacity;
+                kept <= IDLE_BYTES
+            };
+            let keep = idle.iter().rev().take(IDLE).take_while(fits).count();
+            let surplus = idle.len() - keep;
+            idle.drain(..surplus).collect()
+        };
+        // Freeing may wait for the device, and so for a copy whose end is reported by a thread that wants the lock.
+        surplus.into_iter().for_each(|memory| self.free(memory));
     }
 
     fn free(&self, memory: Memory) {

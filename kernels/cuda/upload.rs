@@ -144,17 +144,35 @@ impl<R: Runtime> Uploader<R> {
 }
 
 impl HostRows {
-    /// All bytes of a part; nothing where the part is not within.
-    pub fn part(bytes: Arc<PinnedBuffer>, part: Range<usize>) -> Self {
-        let width = bytes.get(part.clone()).map_or(0, <[u8]>::len);
-        HostRows { bytes, start: part.start, rows: 1, stride: width, width }
+    /// All bytes of a part.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] when the part is not within the buffer.
+    pub fn part(bytes: Arc<PinnedBuffer>, part: Range<usize>) -> Result<Self, KernelError> {
+        Self::rows(bytes, part.clone(), part.len(), part.len())
     }
 
-    /// Of the part's rows of `stride` bytes the first `width`, both at least 1; what is left over as a last row is not
-    /// copied.
-    pub fn only(self, stride: usize, width: usize) -> Self {
-        let (stride, rows) = (stride.max(1), self.width / stride.max(1));
-        HostRows { rows, stride, width: width.min(stride), ..self }
+    /// Of a part's rows of `stride` bytes the first `width`.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] when the part is not within the buffer, not a whole number of rows, or a row is shorter than
+    /// `width`.
+    pub fn rows(
+        bytes: Arc<PinnedBuffer>,
+        part: Range<usize>,
+        stride: usize,
+        width: usize,
+    ) -> Result<Self, KernelError> {
+        let error = |what, expected, got| Err(KernelError::Shape { kernel: "upload", what, expected, got });
+        if bytes.get(part.clone()).is_none() {
+            return error("part", format!("one within {} bytes", bytes.len()), format!("{part:?}"));
+        }
+        let rows = if stride == 0 { 0 } else { part.len() / stride };
+        if rows * stride != part.len() || width > stride {
+            let got = format!("{} bytes in rows of {stride}, of which {width}", part.len());
+            return error("rows", "whole rows, and no more than one of each".into(), got);
+        }
+        Ok(HostRows { bytes, start: part.start, rows, stride, width })
     }
 
     /// How far they reach, bytes.
@@ -165,8 +183,8 @@ impl HostRows {
 
 impl From<PinnedBuffer> for HostRows {
     fn from(bytes: PinnedBuffer) -> Self {
-        let len = bytes.len();
-        HostRows::part(Arc::new(bytes), 0..len)
+        let width = bytes.len();
+        HostRows { bytes: Arc::new(bytes), start: 0, rows: 1, stride: width, width }
     }
 }
 

@@ -5,8 +5,8 @@
 //! time. A cube makes one row: it weighs the rows of the planes into shared memory, four samples a word, then the columns,
 //! then packs pixels into words.
 //!
-//! The arithmetic is in integers and in the order of the host's scaler (`video/filter.rs` and `video/colour.rs` of the
-//! program), so that either gives the same bytes.
+//! The arithmetic is in integers and in the order of the host's scaler (`filter.rs`, `columns.rs` and `colour.rs` in
+//! the program's `video/`), so that either gives the same bytes.
 
 mod record;
 mod reference;
@@ -138,14 +138,15 @@ fn scale_planes_kernel(records: &Array<u32>, out: &mut Array<u32>, rows: u32, wo
         let across = comptime!(3 * px / 4);
         let mut word = UNIT_POS;
         while word < across {
-            let mut value = records[(record + comptime!(HEADER as u32) + y * across + word) as usize];
+            let mut value = 0u32.runtime();
             if planes {
-                value = 0u32.runtime();
                 #[unroll]
                 for i in 0..4u32 {
                     let at = 4 * word + i;
                     value |= ((pixels[(at / 3) as usize] >> (at % 3 * 8)) & 255) << comptime!(8 * i);
                 }
+            } else {
+                value = records[(record + comptime!(HEADER as u32) + y * across + word) as usize];
             }
             out[(row * across + word) as usize] = value;
             word += UNITS;

@@ -45,7 +45,7 @@ pub fn run(options: &DecodeOptions) -> Result<Report, String> {
     let start_line = std::sync::Barrier::new(workers + 1);
     let work = || {
         let px = options.size_px as usize;
-        let frame_bytes = if options.read.records { record_bytes(px) } else { px * px * 3 };
+        let frame_bytes = if options.read.as_records { record_bytes(px) } else { px * px * 3 };
         let mut frames = vec![0; options.work.frames() * frame_bytes];
         let mut clip = |number: usize| clip(number, options, &mut frames);
         for number in 0..WARM_UP {
@@ -134,7 +134,7 @@ fn clip(number: usize, options: &DecodeOptions, out: &mut [u8]) -> Result<(Stage
     let mut video = VideoReader::open_with(options.work.video(number), options.read)?;
     let Sample { frames, crop } = options.work.sample(number, &video);
     video.read(&frames, crop, options.size_px, false, out)?;
-    Ok((video.stages(), video.is_on_device()))
+    Ok((video.stages(), video.by_nvdec()))
 }
 
 /// Time that the calling thread has spent on a processor (Linux).

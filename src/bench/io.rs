@@ -70,21 +70,21 @@ fn made_frames<R: CubeRuntime>(ws: &Workspace<R>, frames: usize) -> Result<Row, 
     let failed = |what: &str| DeviceError::Failed { detail: what.to_owned() };
     let axis = |size: usize| {
         let entry = |output: usize| (output * (size - 4) / PX, 2, [3000i16, 6000, 6000, 1384].into_iter());
-        Table::new((0..PX).map(entry)).unwrap_or_default()
+        Table::new((0..PX).map(entry))
     };
-    let axes = |[columns, rows]: [usize; 2]| Axes {
-        rows: axis(rows),
-        columns: axis(columns),
-        used_rows: 0..rows,
-        used_columns: 0..columns,
+    let axes = |[columns, rows]: [usize; 2]| {
+        Some(Axes { rows: axis(rows)?, columns: axis(columns)?, used_rows: 0..rows, used_columns: 0..columns })
     };
     let samples: Vec<u8> = (0..PLANE[0] * PLANE[1]).map(|i| ((i * 31) >> 3) as u8).collect();
     let plane = |stride| Plane { samples: &samples, stride };
     let planes = [plane(PLANE[0]), plane(PLANE[0] / 2), plane(PLANE[0] / 2)];
     let matrix = Matrix { black: 16 << 7, y: 9539, rv: 13075, gu: -3209, gv: -6660, bu: 16525 };
     let mut record = vec![0; scale_planes::record_bytes(PX)];
-    let weights = [axes(PLANE), axes(PLANE.map(|side| side / 2))];
-    if !scale_planes::write_planes(&mut record, PX, Some(matrix), planes, [&weights[0], &weights[1]]) {
+    let weights = axes(PLANE).zip(axes(PLANE.map(|side| side / 2)));
+    let write = |(first, others): (Axes, Axes)| {
+        scale_planes::write_planes(&mut record, PX, Some(matrix), planes, [&first, &others])
+    };
+    if !weights.is_some_and(write) {
         return Err(failed("the planes of the benchmark do not fit their record"));
     }
     let read = scale_planes::used_bytes(&record);

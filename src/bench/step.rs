@@ -229,7 +229,7 @@ fn made_up(recipe: &Recipe, number: u64, words: usize, memory: &PinnedPool) -> C
     };
     ClipBatch {
         frames: FrameBuffer::from(bytes),
-        records: false,
+        as_records: false,
         captions: (0..clips).map(|_| caption(&mut rng)).collect(),
         labels: (0..clips as u32).map(|clip| clip % classes).collect(),
         samples: (0..clips as u64).collect(),

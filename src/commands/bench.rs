@@ -23,11 +23,13 @@ pub(super) fn run(args: BenchArgs) -> Result<u8> {
     if let BenchWhat::Decode = args.what {
         let workers = args.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
         let recipe = load(args.config.as_deref().unwrap_or(DEFAULT_RECIPE), &args.overrides)?.recipe;
-        crate::video::decode_on(args.device.device.unwrap_or(0));
+        crate::video::decode_on(Some(args.device.device.unwrap_or(0)));
         let work = match (args.samples, args.data) {
             (Some(file), _) => Work::read(&file),
             (None, Some(folder)) => Work::find(&folder, args.frames, args.stride, args.clips),
-            (None, None) => return Err(anyhow!("`avion bench decode` needs --data FOLDER, with videos in it")),
+            (None, None) => {
+                return Err(anyhow!("`avion bench decode` needs --data FOLDER, with videos in it, or --samples FILE"));
+            }
         };
         let work = work.map_err(|what| anyhow!(what))?;
         let options = DecodeOptions { work, workers, size_px: 224, read: read_options(&recipe.data) };

@@ -36,7 +36,8 @@ fn stats(args: DataStatsArgs) -> Result<u8> {
         step: given.or_else(|| stats::recorded_step_time(&recipe.output_dir().join("metrics.jsonl"))),
     };
     let sources = stats::load_sources(recipe)?;
-    let decoder: Arc<dyn Decoder> = Arc::new(Ffmpeg { options: loader_config(recipe).read });
+    let read = loader_config(recipe).read;
+    let decoder: Arc<dyn Decoder> = Arc::new(Ffmpeg { options: read });
     let progress = Progress::default();
     let show = |what: &str, share: f64| progress.show(what, share);
     let (found, usable) = stats::gather(recipe, &sources, &loader_config(recipe), &options, &decoder, &show)?;
@@ -46,6 +47,7 @@ fn stats(args: DataStatsArgs) -> Result<u8> {
     if shown.iter().all(|source| source.clips.is_empty()) {
         shown = usable.iter().map(|(_, source)| source).collect();
     }
+    let decoder: Arc<dyn Decoder> = Arc::new(Ffmpeg { options: read.for_evaluation() });
     let sheet = stats::contact_sheet(&shown, &names.unwrap_or_default(), recipe.seed, &decoder)?;
     progress.clear();
 

@@ -122,9 +122,8 @@ fn warn(warnings: Vec<Warning>) {
 fn choose(args: &DeviceArgs) -> Result<Chosen> {
     let chosen = device::choose(args.backend, args.device)?;
     device::init(&chosen.target)?;
-    if chosen.info.backend == "cuda" {
-        crate::video::decode_on(chosen.info.index);
-    }
+    // A decoder beside a device that computes elsewhere would take another GPU's memory unasked.
+    crate::video::decode_on((chosen.info.backend == "cuda").then_some(chosen.info.index));
     eprintln!("{}", chosen.why);
     Ok(chosen)
 }

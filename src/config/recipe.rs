@@ -177,7 +177,9 @@ pub struct DataConfig {
     pub fast_loop_filter: bool,
     /// In training, crop, scale and convert frames on the device, which gives the same bytes: the decode threads only copy
     /// the part of the planes that is used. About as many bytes go to the device, up to twice as many of large frames;
-    /// larger ones are finished by the decode threads, and so are videos that are turned by a right angle.
+    /// larger ones are finished by the decode threads, and so are videos that are turned by a right angle. Batches and what is
+    /// uploaded take twice the memory. Not with `augment.randaugment`, `erasing`, `mixup` or `cutmix`, which change finished
+    /// frames.
     pub scale_on_device: bool,
     /// What decodes videos, in training and evaluation.
     pub decoder: VideoDecoder,
@@ -196,8 +198,9 @@ pub enum VideoDecoder {
     /// The processor, a decode thread a clip.
     #[default]
     Cpu,
-    /// The NVDEC unit of the run's GPU, where FFmpeg and driver offer it: H.264, HEVC, VP8 and VP9, same pixels. All else
-    /// is decoded on the processor, with a warning. Damage within a picture goes unnoticed.
+    /// The NVDEC unit of the run's GPU, where FFmpeg and driver offer it: H.264, HEVC, VP8 and VP9, meant to give the same pixels. All else
+    /// is decoded on the processor, with a warning. Damage within a picture goes unnoticed, and the
+    /// decoders take device memory that `train.fit` does not count.
     Nvdec,
 }
 

@@ -187,6 +187,11 @@ impl Judge {
         self.share("data.max_bad_share", data.max_bad_share);
         self.at_least(1, "data.prefetch", data.prefetch);
         self.at_least(1, "data.group", data.group);
+        self.need(
+            !(data.fast_loop_filter && data.decoder == VideoDecoder::Nvdec),
+            "data.fast_loop_filter",
+            "expected false with data.decoder = \"nvdec\", which never leaves the filter out: files that fall back would differ",
+        );
         for (list, sources) in [("train", &data.train), ("eval", &data.eval)] {
             let mut labels = BTreeSet::new();
             for (index, source) in sources.iter().enumerate() {

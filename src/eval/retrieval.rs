@@ -4,7 +4,7 @@ use super::metrics::{GroundTruth, chance_mir, chance_recall, mir, recall_at};
 use super::{EvalError, Evaluation, Example};
 use crate::config::recipe::{CaptionChoice, Recipe, SourceConfig, SourceFormat};
 use crate::data::annotations::{self, ek100};
-use crate::data::loader::{ClipBatch, Loader, LoaderConfig};
+use crate::data::loader::{ClipBatch, Loader, LoaderConfig, read_options};
 use crate::data::{Captions, Source};
 use crate::device::DeviceError;
 use crate::model::{Clip, Pass};
@@ -172,6 +172,7 @@ impl<R: CubeRuntime> Retriever<'_, R> {
             workers: recipe.data.workers,
             prefetch: recipe.data.prefetch,
             max_bad_share: recipe.data.max_bad_share,
+            read: read_options(&recipe.data),
             ..LoaderConfig::default()
         };
         let sources: Arc<[Source]> = Arc::from([set.source.clone()]);

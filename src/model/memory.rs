@@ -44,7 +44,7 @@ pub struct MemoryPlan {
     pub overhead: u64,
     /// Activations: what is kept of each block, and the most they need at once.
     pub step: Arc<StepPlan>,
-    /// Host memory: decoded u8 frames of the batches ahead and the one in use.
+    /// Host memory: decoded u8 frames of the batches ahead, the one in use, and the one before, whose copy may not be done.
     pub host_frames: u64,
 }
 
@@ -158,7 +158,7 @@ impl MemoryPlan {
             loss: needs.loss,
             overhead: SMALL_BUFFERS + if device.cuda { CUDA_OVERHEAD } else { 0 },
             step: Arc::new(StepPlan::uniform(towers, Keep::NOTHING)),
-            host_frames: (count(recipe.data.prefetch) + 1) * count(recipe.train.batch_size) * needs.loaded_bytes,
+            host_frames: (count(recipe.data.prefetch) + 2) * count(recipe.train.batch_size) * needs.loaded_bytes,
         };
         let fixed = plan.total() - plan.step.peak;
         let limit = match (recipe.train.fit.as_str(), device.free) {

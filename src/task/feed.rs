@@ -101,13 +101,15 @@ impl<R: CubeRuntime> Feed<R> {
         }
         let slot = self.free.pop().unwrap_or_else(|| self.uploader.slot(self.slot_bytes));
         let bytes = batch.frames.len() / batch.samples.len();
-        let mut frames = HostRows::part(batch.frames.share(), clips.start * bytes..clips.end * bytes);
-        if batch.records {
+        let (shared, part) = (batch.frames.share(), clips.start * bytes..clips.end * bytes);
+        let rows = if batch.as_records {
             let record = record_bytes(self.px);
-            let records = &batch.frames[clips.start * bytes..clips.end * bytes];
-            frames = frames.only(record, records.chunks(record).map(used_bytes).max().unwrap_or(record));
-        }
-        let pending = self.uploader.begin(slot, frames).map_err(failed)?;
+            let used = batch.frames[part.clone()].chunks(record).map(used_bytes).max();
+            HostRows::rows(shared, part, record, used.unwrap_or(record))
+        } else {
+            HostRows::part(shared, part)
+        };
+        let pending = rows.and_then(|rows| self.uploader.begin(slot, rows)).map_err(failed)?;
         self.coming = Some((key, pending));
         Ok(())
     }
@@ -124,7 +126,11 @@ impl<R: CubeRuntime> Feed<R> {
             None => unreachable!("just started"),
         };
         match &self.made {
-            Some(made) if batch.records => {
+            None if batch.as_records => {
+                let detail = "the batch holds records, and the recipe says data.scale_on_device = false".into();
+                Err(DeviceError::Failed { detail })
+            }
+            Some(made) if batch.as_records => {
                 let frames = clips.len() * batch.num_frames;
                 scale_planes(&self.client, filled.handle().clone(), frames, self.px, made.clone()).map_err(failed)?;
                 self.free.push(filled.release());

@@ -41,12 +41,13 @@ pub(super) struct Resumed {
 
 /// Recipe keys that may differ between a checkpoint and the run that goes on from it: they change how long, where and
 /// how fast, not what is computed.
-const MAY_DIFFER: [&str; 17] = [
+const MAY_DIFFER: [&str; 18] = [
     "name",
     "model.init",
     "data.workers",
     "data.prefetch",
     "data.scale_on_device",
+    "data.decoder",
     "data.max_bad_share",
     "train.max_steps",
     "train.keep",

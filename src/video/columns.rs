@@ -7,12 +7,14 @@ use super::filter::{Axis, BLOCK, GROUP, Group, ONE};
 /// How the columns of an axis are weighed.
 #[derive(Debug, Default)]
 pub struct Columns {
+    #[cfg(target_arch = "x86_64")]
     near: Option<Near>,
 }
 
 /// Outputs so close that the samples of four of them, at the same place among their weights, are among [`REACH`] that
 /// follow each other: one load and a shuffle instead of a load for each. So it is where a picture is made smaller by up
 /// to a factor of two.
+#[cfg(target_arch = "x86_64")]
 #[derive(Debug)]
 struct Near {
     /// Pairs of weights of an output.
@@ -25,11 +27,18 @@ struct Near {
     weights: Vec<[i16; 2 * BLOCK]>,
 }
 
+#[cfg(target_arch = "x86_64")]
 const REACH: usize = 8;
 
 impl Columns {
+    #[cfg(target_arch = "x86_64")]
     pub fn of(axis: &Axis) -> Columns {
-        Columns { near: Near::of(axis) }
+        Columns { near: if is_x86_feature_detected!("avx2") { Near::of(axis) } else { None } }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn of(_: &Axis) -> Columns {
+        Columns::default()
     }
 
     /// Weighs the samples of one row.
@@ -61,6 +70,7 @@ impl Columns {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 impl Near {
     /// `None` where outputs lie too far from each other.
     fn of(axis: &Axis) -> Option<Near> {
@@ -100,7 +110,6 @@ impl Near {
     }
 
     /// False where outputs have more weights than there is code for.
-    #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
     #[inline]
     fn scale_avx2(&self, samples: &[i16], out: &mut [[i16; BLOCK]]) -> bool {
@@ -115,7 +124,6 @@ impl Near {
     }
 
     /// Loops by number, and no closures: what takes a closure stays a function of its own, called for every block.
-    #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
     #[inline]
     fn pairs_avx2<const PAIRS: usize, const WINDOW: usize>(&self, samples: &[i16], out: &mut [[i16; BLOCK]]) {
@@ -213,13 +221,17 @@ fn group(samples: &[i16], start: usize) -> Group {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
     use super::*;
     use crate::video::filter::Span;
 
     #[test]
     fn outputs_are_near_each_other_down_to_half_the_size() {
+        if !is_x86_feature_detected!("avx2") {
+            println!("SKIPPED: needs AVX2");
+            return;
+        }
         let pairs = |len: f64, reverse: bool| {
             let columns = Columns::of(&Axis::new(Span { size: 1000, from: 3.3, len, out: 101, reverse }));
             columns.near.map(|near| near.pairs)

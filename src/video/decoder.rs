@@ -175,7 +175,7 @@ impl Decoder {
     }
 
     /// Whether NVDEC decodes, as far as is known: it can decline once it has seen the stream.
-    pub fn is_on_device(&self) -> bool {
+    pub fn by_nvdec(&self) -> bool {
         self.on_device
     }
 

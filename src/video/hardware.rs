@@ -24,8 +24,8 @@ use ffi::AVPixelFormat as Format;
 const EXACT: [Id; 4] = [Id::H264, Id::HEVC, Id::VP8, Id::VP9];
 
 /// Why libavcodec itself decodes after all.
-pub const DECLINED: &str = "the driver refuses the stream (profile or size), or its libnvcuvid is missing (a container \
-                            needs `video` in NVIDIA_DRIVER_CAPABILITIES)";
+pub const DECLINED: &str = "the driver refuses the stream (profile or size, or too little device memory), or its \
+                            libnvcuvid is missing (a container needs `video` in NVIDIA_DRIVER_CAPABILITIES)";
 
 /// Says that a file meant for NVDEC is decoded on the CPU: the first aloud.
 pub fn fell_back(path: &Path, reason: &str) {
@@ -112,7 +112,7 @@ impl Device {
 /// The device that decodes for this process; kept until it ends.
 fn device() -> Result<&'static Device, String> {
     static DEVICE: OnceLock<Result<Device, String>> = OnceLock::new();
-    DEVICE.get_or_init(|| open(cuda_device())).as_ref().map_err(Clone::clone)
+    DEVICE.get_or_init(|| open(cuda_device().ok_or("the run's device is not CUDA")?)).as_ref().map_err(Clone::clone)
 }
 
 fn open(index: usize) -> Result<Device, String> {

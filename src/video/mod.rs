@@ -43,6 +43,8 @@ mod reader;
 #[cfg(feature = "video")]
 mod record;
 #[cfg(feature = "video")]
+mod request;
+#[cfg(feature = "video")]
 mod scale;
 #[cfg(feature = "video")]
 mod seek;

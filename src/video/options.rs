@@ -14,19 +14,30 @@ pub struct ReadOptions {
     pub decoder: VideoDecoder,
     /// Leave cropping, scaling and conversion to the device: frames come as records for `avion_kernels::scale_planes`,
     /// which makes the same bytes of them. Not of [`VideoReader::read_native`](super::VideoReader::read_native).
-    pub records: bool,
+    pub as_records: bool,
+}
+
+impl ReadOptions {
+    /// The same for evaluation: exact pictures, finished.
+    pub fn for_evaluation(self) -> ReadOptions {
+        ReadOptions { fast_loop_filter: false, as_records: false, ..self }
+    }
 }
 
 /// Number of the CUDA device whose NVDEC decodes: a process drives one.
 static CUDA_DEVICE: AtomicUsize = AtomicUsize::new(0);
 
-/// Says which CUDA device decodes for this process; device 0 does if nobody says. No effect once NVDEC has started.
-pub fn decode_on(device: usize) {
-    CUDA_DEVICE.store(device, Ordering::Relaxed);
+/// Stands for none.
+const NONE: usize = usize::MAX;
+
+/// Says which CUDA device decodes for this process, or that none may; device 0 does if nobody says. No effect once NVDEC
+/// has started.
+pub fn decode_on(device: Option<usize>) {
+    CUDA_DEVICE.store(device.unwrap_or(NONE), Ordering::Relaxed);
 }
 
 /// What [`decode_on`] said.
 #[cfg(feature = "video")]
-pub(super) fn cuda_device() -> usize {
-    CUDA_DEVICE.load(Ordering::Relaxed)
+pub(super) fn cuda_device() -> Option<usize> {
+    Some(CUDA_DEVICE.load(Ordering::Relaxed)).filter(|device| *device != NONE)
 }

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use avion_kernels::scale_planes::{is_supported, record_bytes};
 use ffmpeg_next::frame::Video as Frame;
 
 use super::cache::{self, Known};
@@ -12,6 +11,7 @@ use super::crop::{CropBox, Read};
 use super::hardware;
 use super::options::ReadOptions;
 use super::orientation::Orientation;
+use super::request::{Picture, Request};
 use super::scale::Scaler;
 use super::seek::Seeker;
 use super::sequential::Sequential;
@@ -49,32 +49,11 @@ pub struct VideoReader {
     stages: Stages,
 }
 
-/// What is asked for: which frames, the part used of each, the size it gets, and which way round.
-#[derive(Clone, Copy)]
-struct Request<'a> {
-    frames: &'a [u64],
-    /// The whole picture as it is, without scaling, where `None`.
-    crop: Option<CropBox>,
-    width: u32,
-    height: u32,
-    flip: bool,
-    record: bool,
-}
-
 impl Drop for VideoReader {
     fn drop(&mut self) {
         if let Some(seeker) = self.seeker.take() {
             seeker.recycle();
         }
-    }
-}
-
-impl Request<'_> {
-    fn frame_bytes(&self) -> usize {
-        if self.record {
-            return record_bytes(self.width as usize);
-        }
-        3 * self.width as usize * self.height as usize
     }
 }
 
@@ -104,7 +83,7 @@ impl VideoReader {
             seeker: None,
             sequential: None,
             scaler: Scaler::new(),
-            records: options.records,
+            records: options.as_records,
             stages,
         };
         let stamp = container.stamp();
@@ -170,8 +149,8 @@ impl VideoReader {
     }
 
     /// Whether NVDEC decodes, as far as is known: before the first frame it is only intended.
-    pub fn is_on_device(&self) -> bool {
-        self.seeker.as_ref().is_some_and(Seeker::is_on_device)
+    pub fn by_nvdec(&self) -> bool {
+        self.seeker.as_ref().is_some_and(Seeker::by_nvdec)
     }
 
     /// Where the time went so far.
@@ -230,7 +209,7 @@ impl VideoReader {
 
     fn read_into(&mut self, targets: &mut [(Request, &mut [u8])]) -> Result<(), VideoError> {
         for (request, out) in &*targets {
-            self.check_request(*request, out)?;
+            request.check([self.width(), self.height()], out).map_err(|reason| self.refused(reason))?;
         }
         let mut wanted: Vec<u64> = targets.iter().flat_map(|(request, _)| request.frames).copied().collect();
         wanted.sort_unstable();
@@ -297,6 +276,10 @@ impl VideoReader {
         })
     }
 
+    fn refused(&self, reason: String) -> VideoError {
+        VideoError::Request { path: self.path.clone(), reason }
+    }
+
     fn beyond_end(&self, frame: u64) -> VideoError {
         if self.num_errors > 0 {
             return VideoError::Corrupt {
@@ -308,88 +291,5 @@ impl VideoReader {
             };
         }
         VideoError::TooShort { path: self.path.clone(), frame, num_frames: self.num_frames }
-    }
-
-    fn check_request(&self, request: Request, out: &[u8]) -> Result<(), VideoError> {
-        let refuse = |reason: String| Err(VideoError::Request { path: self.path.clone(), reason });
-        let Request { frames, crop, .. } = request;
-        if !frames.is_sorted() {
-            return refuse(format!("frame numbers must ascend, got {frames:?}"));
-        }
-        let (width, height) = (self.width(), self.height());
-        if let Some(crop) = crop.filter(|crop| !crop.fits(width, height)) {
-            return refuse(format!("{crop:?} does not lie within {width}x{height}"));
-        }
-        let sides = [request.width, request.height];
-        if sides.iter().any(|side| !(1..=MAX_OUT_PX).contains(side)) {
-            return refuse(format!(
-                "output must be 1 to {MAX_OUT_PX} pixels a side, got {}x{}",
-                request.width, request.height
-            ));
-        }
-        if request.record && !is_supported(request.width as usize) {
-            return refuse(format!("{} pixels a side cannot be made on a device", request.width));
-        }
-        let expected = frames.len() * request.frame_bytes();
-        if out.len() != expected {
-            return refuse(format!("output must hold {expected} bytes, got {}", out.len()));
-        }
-        Ok(())
-    }
-}
-
-/// Largest side of the output; keeps every byte count far from overflow.
-const MAX_OUT_PX: u32 = 16_384;
-
-/// What every decoded picture of a file must look like, and what becomes of it.
-struct Picture<'a> {
-    path: &'a Path,
-    stored: (u32, u32),
-    orientation: Orientation,
-}
-
-impl Picture<'_> {
-    /// Writes one picture to each place of every `[frames, height, width, 3]` that asks for it.
-    fn write(
-        &self,
-        scaler: &mut Scaler,
-        ordinal: u64,
-        frame: &Frame,
-        targets: &mut [(Request, &mut [u8])],
-    ) -> Result<(), VideoError> {
-        let (width, height) = self.stored;
-        if (frame.width(), frame.height()) != self.stored {
-            return Err(VideoError::SizeChanged {
-                path: self.path.to_owned(),
-                frame: ordinal,
-                width,
-                height,
-                found_width: frame.width(),
-                found_height: frame.height(),
-            });
-        }
-        let (shown_w, shown_h) = self.orientation.turn(width, height);
-        for (request, out) in targets {
-            let frame_bytes = request.frame_bytes();
-            let first = request.frames.partition_point(|&k| k < ordinal);
-            let end = request.frames.partition_point(|&k| k <= ordinal);
-            if first == end {
-                continue;
-            }
-            let crop = request.crop.map(|crop| self.orientation.to_stored(crop, shown_w, shown_h));
-            let orientation = self.orientation.mirrored(request.flip);
-            let places = &mut out[first * frame_bytes..end * frame_bytes];
-            let (one, repeats) = places.split_at_mut(frame_bytes);
-            let written = match crop {
-                Some(crop) if request.record => scaler.record(frame, crop, orientation, request.width, one),
-                Some(crop) => scaler.part(frame, crop, orientation, request.width, request.height, one),
-                None => scaler.whole(frame, orientation, one),
-            };
-            written.map_err(|format| VideoError::PixelFormat { path: self.path.to_owned(), format })?;
-            for repeat in repeats.chunks_exact_mut(frame_bytes) {
-                repeat.copy_from_slice(one);
-            }
-        }
-        Ok(())
     }
 }

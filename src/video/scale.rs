@@ -34,15 +34,23 @@ struct Geometry {
 /// Writes pictures; keeps what costs time to make.
 pub struct Scaler {
     converter: Converter,
-    weights: Weights,
+    writer: Writer,
+}
+
+#[derive(Default)]
+struct Writer {
+    /// Of the last few geometries: one pass over a file may serve several crops, in turns.
+    weights: Vec<Weights>,
     /// A picture that is still to be transposed.
     scratch: Vec<u8>,
 }
 
-/// Weights and working memory, kept while the geometry stays the same.
-#[derive(Default)]
+/// Geometries whose weights are kept.
+const MAX_KEPT: usize = 8;
+
+/// Weights and working memory for a geometry.
 struct Weights {
-    geometry: Option<Geometry>,
+    geometry: Geometry,
     /// Of the first plane and of the others.
     axes: [Axes; 2],
     /// How the columns of each are weighed, once asked for.
@@ -52,14 +60,12 @@ struct Weights {
     rows: Rows,
 }
 
-#[derive(Default)]
 pub struct Axes {
     pub columns: Axis,
     pub rows: Axis,
 }
 
 /// What of one output row is on its way.
-#[derive(Default)]
 struct Rows {
     /// A plane's row between the vertical and the horizontal pass.
     sums: Vec<i16>,
@@ -69,7 +75,7 @@ struct Rows {
 
 impl Scaler {
     pub fn new() -> Scaler {
-        Scaler { converter: Converter::new(), weights: Weights::default(), scratch: Vec::new() }
+        Scaler { converter: Converter::new(), writer: Writer::default() }
     }
 
     /// Writes a whole picture without scaling: see [`Converter::rgb`].
@@ -98,17 +104,7 @@ impl Scaler {
         out: &mut [u8],
     ) -> Result<(), String> {
         let planes = planes_of(&mut self.converter, frame)?;
-        let (stored_w, stored_h) = orientation.turn(width, height);
-        let Weights { axes, columns, rows, .. } = self.weights.fit(&planes, crop, orientation, (stored_w, stored_h));
-        let columns = columns.get_or_insert_with(|| axes.each_ref().map(|axes| Columns::of(&axes.columns)));
-        let row_bytes = 3 * stored_w as usize;
-        if orientation.transpose {
-            self.scratch.resize(row_bytes * stored_h as usize, 0);
-            scale(axes, columns, &planes, rows, stored_w as usize, &mut self.scratch);
-            orientation.place(&self.scratch, row_bytes, out, width as usize);
-        } else {
-            scale(axes, columns, &planes, rows, stored_w as usize, out);
-        }
+        self.writer.part(&planes, crop, orientation, (width, height), out);
         Ok(())
     }
 
@@ -128,41 +124,69 @@ impl Scaler {
         px: u32,
         out: &mut [u8],
     ) -> Result<(), String> {
-        if !orientation.transpose {
-            let planes = planes_of(&mut self.converter, frame)?;
-            let Weights { axes, tables, .. } = self.weights.fit(&planes, crop, orientation, (px, px));
-            let tables = tables.get_or_insert_with(|| record::tables(axes));
-            if tables.as_ref().is_some_and(|tables| record::write(&planes, tables, px, out)) {
-                return Ok(());
-            }
+        let planes = planes_of(&mut self.converter, frame)?;
+        if self.writer.record(&planes, crop, orientation, px, out) {
+            return Ok(());
         }
         match scale_planes::finished(out, px as usize) {
-            Some(pixels) => self.part(frame, crop, orientation, px, px, pixels),
+            Some(pixels) => self.writer.part(&planes, crop, orientation, (px, px), pixels),
             None => unreachable!("requests are checked"),
         }
+        Ok(())
     }
 }
 
-impl Weights {
-    /// Prepares weights and working memory for a stored picture of `out` pixels.
-    fn fit(&mut self, planes: &Planes, crop: CropBox, orientation: Orientation, out: (u32, u32)) -> &mut Self {
-        let mirror = if orientation.transpose { (false, false) } else { (orientation.flip_x, orientation.flip_y) };
-        let [first, second, _] = planes.planes;
-        let geometry = Geometry {
-            sizes: [first, second].map(|plane| (plane.width, plane.height)),
-            chroma_shift: planes.chroma_shift,
-            crop,
-            out: (out.0 as usize, out.1 as usize),
-            mirror,
-        };
-        if self.geometry != Some(geometry) {
-            self.axes = geometry.axes();
-            self.columns = None;
-            self.tables = None;
-            self.rows.fit(&self.axes, geometry.out.0);
-            self.geometry = Some(geometry);
+impl Writer {
+    fn part(
+        &mut self,
+        planes: &Planes,
+        crop: CropBox,
+        orientation: Orientation,
+        (width, height): (u32, u32),
+        out: &mut [u8],
+    ) {
+        let (stored_w, stored_h) = orientation.turn(width, height);
+        let Weights { axes, columns, rows, .. } =
+            kept(&mut self.weights, Geometry::of(planes, crop, orientation, (stored_w, stored_h)));
+        let columns = columns.get_or_insert_with(|| axes.each_ref().map(|axes| Columns::of(&axes.columns)));
+        let row_bytes = 3 * stored_w as usize;
+        if orientation.transpose {
+            self.scratch.resize(row_bytes * stored_h as usize, 0);
+            scale(axes, columns, planes, rows, stored_w as usize, &mut self.scratch);
+            orientation.place(&self.scratch, row_bytes, out, width as usize);
+        } else {
+            scale(axes, columns, planes, rows, stored_w as usize, out);
         }
-        self
+    }
+
+    /// False where the device cannot make the picture, or its record has no room.
+    fn record(&mut self, planes: &Planes, crop: CropBox, orientation: Orientation, px: u32, out: &mut [u8]) -> bool {
+        if orientation.transpose {
+            return false;
+        }
+        let Weights { axes, tables, .. } = kept(&mut self.weights, Geometry::of(planes, crop, orientation, (px, px)));
+        let tables = tables.get_or_insert_with(|| record::tables(axes));
+        tables.as_ref().is_some_and(|tables| record::write(planes, tables, px, out))
+    }
+}
+
+/// The weights of a geometry, made anew if they are not among those kept.
+fn kept(weights: &mut Vec<Weights>, geometry: Geometry) -> &mut Weights {
+    let at = weights.iter().position(|kept| kept.geometry == geometry).unwrap_or_else(|| {
+        if weights.len() == MAX_KEPT {
+            weights.remove(0);
+        }
+        weights.push(Weights::new(geometry));
+        weights.len() - 1
+    });
+    &mut weights[at]
+}
+
+impl Weights {
+    fn new(geometry: Geometry) -> Weights {
+        let axes = geometry.axes();
+        let rows = Rows::new(&axes, geometry.out.0);
+        Weights { geometry, axes, columns: None, tables: None, rows }
     }
 }
 
@@ -175,6 +199,18 @@ fn planes_of<'a>(converter: &'a mut Converter, frame: &'a Frame) -> Result<Plane
 }
 
 impl Geometry {
+    /// For a stored picture of `out` pixels.
+    fn of(planes: &Planes, crop: CropBox, orientation: Orientation, out: (u32, u32)) -> Geometry {
+        let [first, second, _] = planes.planes;
+        Geometry {
+            sizes: [first, second].map(|plane| (plane.width, plane.height)),
+            chroma_shift: planes.chroma_shift,
+            crop,
+            out: (out.0 as usize, out.1 as usize),
+            mirror: if orientation.transpose { (false, false) } else { (orientation.flip_x, orientation.flip_y) },
+        }
+    }
+
     fn axes(&self) -> [Axes; 2] {
         let crop = self.crop;
         let axes = |(width, height): (usize, usize), [shift_x, shift_y]: [u32; 2]| {
@@ -191,13 +227,10 @@ impl Geometry {
 }
 
 impl Rows {
-    fn fit(&mut self, axes: &[Axes; 2], width: usize) {
+    fn new(axes: &[Axes; 2], width: usize) -> Rows {
         let len = axes.iter().map(|axes| axes.columns.padded_len()).max().unwrap_or(0);
-        self.sums.clear();
-        self.sums.resize(len, 0);
-        for row in &mut self.scaled {
-            row.resize(width.next_multiple_of(BLOCK), 0);
-        }
+        let row = || vec![0; width.next_multiple_of(BLOCK)];
+        Rows { sums: vec![0; len], scaled: [row(), row(), row()] }
     }
 }
 

@@ -94,8 +94,8 @@ impl Seeker {
     }
 
     /// Whether NVDEC decodes, as far as is known.
-    pub fn is_on_device(&self) -> bool {
-        self.decoder.is_on_device()
+    pub fn by_nvdec(&self) -> bool {
+        self.decoder.by_nvdec()
     }
 
     #[cfg(test)]
@@ -105,7 +105,7 @@ impl Seeker {
 
     /// Goes on with a decoder on the CPU, for `reason`; false when that is what has decoded so far.
     pub fn leave_device(&mut self, reason: Mistrust) -> Result<bool, VideoError> {
-        if !self.is_on_device() {
+        if !self.by_nvdec() {
             return Ok(false);
         }
         hardware::fell_back(self.container.path(), reason);

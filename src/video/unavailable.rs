@@ -23,7 +23,7 @@ impl VideoReader {
         VideoReader::open(path)
     }
 
-    pub fn is_on_device(&self) -> bool {
+    pub fn by_nvdec(&self) -> bool {
         match self.never {}
     }
 

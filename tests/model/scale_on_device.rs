@@ -24,7 +24,7 @@ type Count = (usize, usize);
 /// Reads drawn frames and crops of a file both ways.
 fn compare(path: &Path, px: usize, rng: &mut ChaCha8Rng, count: &mut Count) {
     let mut finished = VideoReader::open(path).unwrap();
-    let options = ReadOptions { records: true, ..ReadOptions::default() };
+    let options = ReadOptions { as_records: true, ..ReadOptions::default() };
     let mut records = VideoReader::open_with(path, options).unwrap();
     let (width, height) = (finished.width(), finished.height());
     let crops = [
@@ -113,7 +113,11 @@ fn first_step(more: &[&str], folder: &Path, set: &avion::data::synthetic::Synthe
     let sources = train::load_sources(&recipe.data.train).unwrap();
     let mut loader = Loader::train(sources, train::loader_config(recipe), Position::default()).unwrap();
     let batch: ClipBatch = loader.next().unwrap().unwrap();
-    assert_eq!(batch.records, recipe.data.scale_on_device);
+    assert_eq!(batch.as_records, recipe.data.scale_on_device);
+    if batch.as_records {
+        let mut records = batch.frames.chunks(record_bytes(batch.size_px));
+        assert!(records.all(|record| record[0] == 1), "planes, not finished frames");
+    }
     let values = train::initial_values(recipe).unwrap();
     let memory = MemoryPlan::of(recipe, avion_kernels::FloatKind::F32, DeviceMemory::default()).unwrap();
     let (device, _) = adapter();
@@ -132,7 +136,7 @@ fn evaluation_gets_finished_frames() {
         let resolved = recipe(&set, folder.path(), more);
         let sources = train::load_sources(&resolved.recipe.data.train).unwrap();
         let batches = Loader::eval(sources, train::loader_config(&resolved.recipe)).unwrap();
-        batches.map(|batch| batch.unwrap()).map(|batch| (batch.records, batch.frames.to_vec())).collect::<Vec<_>>()
+        batches.map(|batch| batch.unwrap()).map(|batch| (batch.as_records, batch.frames.to_vec())).collect::<Vec<_>>()
     };
     let finished = frames(&[]);
     assert!(!finished.is_empty() && finished.iter().all(|(records, _)| !records));

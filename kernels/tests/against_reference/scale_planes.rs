@@ -12,8 +12,10 @@ const BT601: Matrix = Matrix { black: 16 << 7, y: 9539, rv: 13075, gu: -3209, gv
 
 /// Random weights that add up to one, of up to `taps` samples among `size`.
 fn axis(rng: &mut ChaCha8Rng, size: usize, outputs: usize, taps: usize) -> (Table, Range<usize>) {
-    let first = rng.random_range(0..=size / 4);
-    let used = first..size - rng.random_range(0..=size / 4);
+    // Long rows as they are, to fill the shared memory.
+    let most = if size > 700 { 0 } else { size / 4 };
+    let first = rng.random_range(0..=most);
+    let used = first..size - rng.random_range(0..=most);
     let entries: Vec<(usize, u16, Vec<i16>)> = (0..outputs)
         .map(|_| {
             let count = rng.random_range(1..=taps.min(used.len()));
@@ -44,6 +46,8 @@ fn scale_planes_weighs_and_mixes() {
         (224, [240, 320], [120, 160], 4),
         (32, [60, 34], [30, 17], 7),
         (36, [41, 67], [41, 34], 2),
+        // All the shared memory that there is for a row.
+        (224, [16, 1532], [8, 766], 4),
     ] {
         let mut records = Vec::new();
         // Finished, Y Cb Cr and GBR beside each other in one launch.
@@ -99,6 +103,18 @@ fn what_does_not_fit_a_record_is_refused() {
     assert!(fits([4, 4], &mut record));
     assert!(!fits([20, 20], &mut record), "too many bytes");
     assert!(!fits([4, 4], &mut [0; 64]), "a record of another size");
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    let mut wide = |width: usize| {
+        let [first, others] = [[16, width], [8, width / 2]].map(|size| Axes {
+            used_rows: 0..size[0],
+            used_columns: 0..size[1],
+            ..axes(&mut rng, size, 224, 4)
+        });
+        let samples = vec![0; 16 * width];
+        let planes = [width, width / 2, width / 2].map(|stride| Plane { samples: &samples, stride });
+        write_planes(&mut vec![0; record_bytes(224)], 224, Some(BT601), planes, [&first, &others])
+    };
+    assert_eq!([1532, 1536, 2000].map(&mut wide), [true, false, false], "a row longer than shared memory");
     assert!(finished(&mut [0; 64], 8).is_none());
     assert_eq!(finished(&mut record, 8).unwrap().len(), 192);
     assert_eq!(used_bytes(&record), 4 * HEADER + 192);

@@ -63,27 +63,27 @@ fn parts_and_rows_of_a_buffer_keep_their_places() {
         (120, 360, None),
         (40, 440, Some((100, 60))),
         (8, 108, Some((100, 100))),
-        (0, 90, Some((100, 9))),
+        (8, 108, Some((50, 0))),
+        (90, 90, None),
     ] {
-        let slot = uploader.slot(1000);
-        let cleared = uploader.upload(slot, zeros(&uploader)).unwrap().release();
-        let part = HostRows::part(Arc::clone(&bytes), start..end);
-        let (part, stride, width) = match rows {
-            Some((stride, width)) => (part.only(stride, width), stride, width),
-            None => (part, end - start, end - start),
+        let cleared = uploader.upload(uploader.slot(1000), zeros(&uploader)).unwrap().release();
+        let (stride, width) = rows.unwrap_or((end - start, end - start));
+        let part = match rows {
+            Some(_) => HostRows::rows(Arc::clone(&bytes), start..end, stride, width),
+            None => HostRows::part(Arc::clone(&bytes), start..end),
         };
-        let filled = uploader.upload(cleared, part).unwrap();
+        let filled = uploader.upload(cleared, part.unwrap()).unwrap();
         let got = client.read_one(filled.handle().clone()).unwrap();
-        let whole_rows = (end - start) / stride;
-        for row in 0..whole_rows {
-            let at = row * stride;
-            assert_eq!(got[at..][..width], bytes[start + at..][..width], "{start}..{end}, row {row}");
+        for at in (0..end - start).step_by(stride.max(1)) {
+            assert_eq!(got[at..][..width], bytes[start + at..][..width], "{start}..{end}, from {at}");
         }
-        assert!(got[whole_rows * stride..].iter().all(|byte| *byte == 0), "{start}..{end}");
+        assert!(got[end - start..].iter().all(|byte| *byte == 0), "{start}..{end}");
     }
     assert_eq!(take_failure(&client), None);
-    // A part that is not there is nothing to copy.
-    assert!(uploader.upload(uploader.slot(4), HostRows::part(bytes, 990..2000)).is_ok());
+    for (part, stride, width) in [(990..2000, 10, 10), (0..95, 10, 10), (0..100, 10, 11), (5..10, 0, 0)] {
+        let error = HostRows::rows(Arc::clone(&bytes), part, stride, width).err().unwrap().to_string();
+        assert!(error.contains("upload"), "{error}");
+    }
 }
 
 fn zeros(uploader: &Uploader<Runtime>) -> PinnedBuffer {

@@ -14,7 +14,7 @@ pub struct ClipBatch {
     pub frames: FrameBuffer,
     /// Whether the device makes the frames: `frames` then holds `[clips, frames, record_bytes(size_px)]`, records for
     /// `avion_kernels::scale_planes`.
-    pub records: bool,
+    pub as_records: bool,
     /// `[clips]`; empty texts for clips without captions.
     pub captions: Vec<Arc<str>>,
     /// Classes: `[clips]`, or empty unless every clip of the sources has one.

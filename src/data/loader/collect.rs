@@ -144,7 +144,7 @@ impl Loader {
         let config = &self.shared.config;
         Ok(ClipBatch {
             frames: FrameBuffer::join(pieces, &self.pool),
-            records: self.records,
+            as_records: self.as_records,
             captions,
             labels,
             samples,

@@ -119,12 +119,12 @@ impl LoaderConfig {
     }
 
     /// Bytes of a clip: `frames` of `size_px * size_px * 3`, or of the size of a record.
-    pub(super) fn clip_bytes(&self, records: bool) -> Result<usize, LoaderError> {
+    pub(super) fn clip_bytes(&self, as_records: bool) -> Result<usize, LoaderError> {
         let size = self.size_px as usize;
         // More than any frame has, so that nothing overflows.
         let frame = if size > 1 << 16 {
             None
-        } else if records {
+        } else if as_records {
             Some(record_bytes(size))
         } else {
             Some(3 * size * size)
@@ -170,9 +170,9 @@ impl LoaderConfig {
         require(share(self.flip), "flip", "0 to 1", &self.flip)?;
         let divides = self.repeats > 0 && self.batch_size.is_multiple_of(self.repeats);
         require(divides, "repeats", "a divisor of the batch size", &self.repeats)?;
-        let plain = !self.read.records || self.augment == Augment::default();
+        let plain = !self.read.as_records || self.augment == Augment::default();
         require(plain, "augment", "nothing, as frames are scaled on the device", &self.augment)?;
-        let unpacks = !self.read.records || is_supported(self.size_px as usize);
+        let unpacks = !self.read.as_records || is_supported(self.size_px as usize);
         require(unpacks, "size_px", "a multiple of 4 up to 1024, as frames are scaled on the device", &self.size_px)?;
         require((1..=1 << 16).contains(&self.group), "group", "1 to 65536", &self.group)?;
         // So that every view has a number.
@@ -203,7 +203,7 @@ impl LoaderConfig {
 /// How a recipe has training read files.
 pub fn read_options(data: &DataConfig) -> ReadOptions {
     let DataConfig { fast_loop_filter, decoder, scale_on_device, .. } = *data;
-    ReadOptions { fast_loop_filter, decoder, records: scale_on_device }
+    ReadOptions { fast_loop_filter, decoder, as_records: scale_on_device }
 }
 
 /// Decode threads for the processors that this process may use: all but one, which the thread that trains needs; all of

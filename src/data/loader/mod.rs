@@ -43,7 +43,6 @@ pub use times::WorkerTimes;
 use crate::data::Source;
 use crate::data::failures::Failures;
 use crate::data::sampler::{EpochOrder, FileSamples, Position, full_batches};
-use crate::video::ReadOptions;
 use avion_kernels::cuda::pinned::PinnedPool;
 use batch::InFlight;
 use clip::{Samples, View};
@@ -77,7 +76,7 @@ pub struct Loader {
     stalled: usize,
     pool: PinnedPool,
     clip_bytes: usize,
-    records: bool,
+    as_records: bool,
     in_flight: VecDeque<InFlight>,
     /// Batches begun since the loader was made.
     begun: u64,
@@ -134,7 +133,7 @@ impl Loader {
     /// # Errors
     /// A setting out of range.
     pub fn eval(sources: Arc<[Source]>, config: LoaderConfig) -> Result<Self, LoaderError> {
-        let options = ReadOptions { fast_loop_filter: false, records: false, ..config.read };
+        let options = config.read.for_evaluation();
         Self::eval_with(sources, config, Arc::new(Ffmpeg { options }))
     }
 
@@ -157,8 +156,8 @@ impl Loader {
     ) -> Result<Self, LoaderError> {
         config.check(&sources)?;
         let samples = Samples::new(sources);
-        let records = view == View::Train && config.read.records;
-        let clip_bytes = config.clip_bytes(records)?;
+        let as_records = view == View::Train && config.read.as_records;
+        let clip_bytes = config.clip_bytes(as_records)?;
         let (batches, epochs) = match view {
             View::Train => (full_batches(samples.len, config.batch_size / config.repeats), config.epochs),
             View::Eval => ((samples.len * (config.views * config.crops) as u64).div_ceil(config.batch_size as u64), 1),
@@ -185,7 +184,7 @@ impl Loader {
             given_up: 0,
             stalled: 0,
             clip_bytes,
-            records,
+            as_records,
             in_flight: VecDeque::new(),
             begun: 0,
             cursor: start,

@@ -117,8 +117,8 @@ fn the_cpu_goes_on_where_the_device_stops() {
     assert!(expected.iter().map(|(k, _)| *k).eq(wanted));
     assert!(!seeker.leave_device("it was never there").unwrap());
     seeker.pretend_device();
-    assert!(read(&mut seeker) == expected && !seeker.is_on_device(), "declined");
+    assert!(read(&mut seeker) == expected && !seeker.by_nvdec(), "declined");
     seeker.pretend_device();
-    assert!(seeker.leave_device("a fault").unwrap() && !seeker.is_on_device());
+    assert!(seeker.leave_device("a fault").unwrap() && !seeker.by_nvdec());
     assert!(read(&mut seeker) == expected);
 }
