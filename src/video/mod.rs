@@ -14,14 +14,15 @@ mod options;
 mod stages;
 
 #[cfg(feature = "video")]
-#[doc(hidden)] // for tests with damaged packets
+#[doc(hidden)] // for fuzzing
 pub mod bitstream;
 #[cfg(feature = "video")]
 mod cache;
 #[cfg(feature = "video")]
 mod colour;
 #[cfg(feature = "video")]
-mod container;
+#[doc(hidden)] // for fuzzing
+pub mod container;
 #[cfg(feature = "video")]
 mod decoder;
 #[cfg(feature = "video")]
@@ -29,7 +30,8 @@ mod filter;
 #[cfg(feature = "video")]
 mod hardware;
 #[cfg(feature = "video")]
-mod index;
+#[doc(hidden)] // for fuzzing
+pub mod index;
 #[cfg(feature = "video")]
 mod indexing;
 #[cfg(feature = "video")]
@@ -47,7 +49,8 @@ mod seek;
 #[cfg(feature = "video")]
 mod sequential;
 #[cfg(feature = "video")]
-mod sps;
+#[doc(hidden)] // for fuzzing
+pub mod sps;
 #[cfg(feature = "video")]
 mod sws;
 #[cfg(not(feature = "video"))]
