@@ -24,7 +24,7 @@ mod colour;
 #[doc(hidden)] // for fuzzing
 pub mod container;
 #[cfg(feature = "video")]
-mod decoder;
+pub(crate) mod decoder;
 #[cfg(feature = "video")]
 mod filter;
 #[cfg(feature = "video")]

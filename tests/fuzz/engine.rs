@@ -90,7 +90,7 @@ impl Target {
             slowest.as_secs_f64() * 1e3,
         );
         assert!(outcomes.len() > 1, "{}: every input ends alike: is the target reached?", self.name);
-        assert!(peak < 4_000, "{}: {peak} MB", self.name);
+        assert!(peak < 2_000, "{}: {peak} MB", self.name);
     }
 }
 

@@ -126,9 +126,26 @@ pub fn made_files(names: &[&str]) -> Vec<Vec<u8>> {
     names.iter().map(make).collect()
 }
 
+/// An MP4 file whose table names 85 million samples.
+fn many_samples(mp4: &[u8]) -> Vec<u8> {
+    let mut file = mp4.to_vec();
+    let mut set = |name: &[u8; 4], offset: usize, numbers: &[u32]| {
+        let at = file.windows(4).position(|window| window == name).unwrap() + offset;
+        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_be_bytes()).collect();
+        file[at..at + bytes.len()].copy_from_slice(&bytes);
+    };
+    let count = 85_000_000;
+    set(b"stsz", 8, &[1, count]);
+    set(b"stsc", 16, &[count]);
+    set(b"stts", 12, &[count]);
+    file
+}
+
 /// Headers, sample tables and packets, without decoding more than FFmpeg does to probe.
 pub fn containers() -> Target {
     let mut seeds = made_files(&["a.mp4", "a.mkv", "a.avi"]);
+    // FFmpeg took 3.4 GB for it.
+    seeds.push(many_samples(&seeds[0]));
     seeds.extend(shared("hard", &["mp4", "mkv", "avi", "mov", "webm"], 40 << 10));
     on_fresh_file("containers", seeds, |path| {
         let mut container = match Container::open(path, Probing::WhereNeeded) {
