@@ -4,6 +4,7 @@ use super::error::{VideoFailure, fault};
 use super::picture::Shape;
 use super::rate;
 use crate::data::manifest::Failed;
+use crate::video::decoder::MAX_PIXELS;
 use crate::video::orientation::Orientation;
 use ffmpeg_next as ffmpeg;
 use ffmpeg_next::codec::packet::side_data::Type as SideData;
@@ -14,6 +15,9 @@ use std::ptr;
 
 /// Smaller pictures are refused, as the reader refuses them.
 const MIN_SIDE_PX: u32 = 16;
+
+/// Pixels at most so many times as wide as high, or as high as wide: cameras have 4/3 or 2.
+const MOST_ASPECT: f64 = 16.0;
 
 /// A picture is shown again over a hole of at most so many seconds; a longer one is no hole but a fault.
 const LONGEST_HOLE_S: f64 = 60.0;
@@ -68,6 +72,8 @@ impl Input {
             .ok_or_else(|| fault("no-decoder", format!("this FFmpeg does not decode {}", id.name())))?;
         let mut context = ffmpeg::codec::Context::from_parameters(parameters).map_err(unreadable)?;
         context.set_threading(ffmpeg::threading::Config::count(1));
+        // SAFETY: a plain field of a context that is not open yet.
+        unsafe { (*context.as_mut_ptr()).max_pixels = MAX_PIXELS };
         let time_base = video.time_base();
         let facts = Facts { fps: frame_rate(&video)?, duration_s: duration_s(&input, &video), shape: shape(&video)? };
         let decoder = context.decoder().open_as(codec).map_err(unreadable)?;
@@ -227,10 +233,8 @@ fn shape(video: &ffmpeg::Stream) -> Result<Shape, Failed> {
         (parameters.width, parameters.height, aspect)
     };
     let [width, height] = [width, height].map(|side| u32::try_from(side).unwrap_or(0));
-    if width.min(height) < MIN_SIDE_PX {
-        let reason = format!("pictures of {width}x{height} px are below {MIN_SIDE_PX}x{MIN_SIDE_PX}");
-        return Err(fault("tiny", reason));
-    }
+    let aspect = if aspect.num > 0 && aspect.den > 0 { f64::from(aspect.num) / f64::from(aspect.den) } else { 1.0 };
+    check_shape([width, height], aspect)?;
     let matrix = video.side_data().find(|data| data.kind() == SideData::DisplayMatrix);
     let orientation = match matrix.as_ref().filter(|matrix| matrix.data().len() >= 36) {
         None => Orientation::default(),
@@ -241,6 +245,45 @@ fn shape(video: &ffmpeg::Stream) -> Result<Shape, Failed> {
                 .ok_or_else(|| fault("rotation", format!("{matrix:?} turns by no multiple of 90 degrees")))?
         }
     };
-    let aspect = if aspect.num > 0 && aspect.den > 0 { f64::from(aspect.num) / f64::from(aspect.den) } else { 1.0 };
     Ok(Shape { width, height, aspect, orientation })
+}
+
+/// Whether sizes make sense: a damaged header must not ask for all memory.
+fn check_shape([width, height]: [u32; 2], aspect: f64) -> Result<(), Failed> {
+    let size = format!("pictures of {width}x{height} px");
+    if width.min(height) < MIN_SIDE_PX {
+        return Err(fault("tiny", format!("{size} are below {MIN_SIDE_PX}x{MIN_SIDE_PX}")));
+    }
+    if u64::from(width) * u64::from(height) > MAX_PIXELS as u64 {
+        return Err(fault("huge", format!("{size} are above {MAX_PIXELS} px")));
+    }
+    if !(1.0 / MOST_ASPECT..=MOST_ASPECT).contains(&aspect) {
+        let reason = format!("pixels {aspect:.4} times as wide as high: expected 1/{MOST_ASPECT} to {MOST_ASPECT}");
+        return Err(fault("aspect", reason));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damaged_sizes_are_refused() {
+        let kind = |size, aspect| check_shape(size, aspect).err().map(|failed| failed.kind);
+        // Up to 8K, and the pixels of DV and of anamorphic film.
+        for (size, aspect) in [([16, 16], 1.0), ([7680, 4320], 1.0), ([720, 576], 64.0 / 45.0), ([720, 480], 0.5)] {
+            assert_eq!(kind(size, aspect), None, "{size:?} {aspect}");
+        }
+        for (size, aspect, expected) in [
+            ([8, 480], 1.0, "tiny"),
+            ([16_384, 16_384], 1.0, "huge"),
+            ([u32::MAX, u32::MAX], 1.0, "huge"),
+            ([640, 480], 255.0, "aspect"),
+            ([640, 480], 1.0 / 65_535.0, "aspect"),
+            ([640, 480], f64::from(i32::MAX), "aspect"),
+        ] {
+            assert_eq!(kind(size, aspect).as_deref(), Some(expected), "{size:?} {aspect}");
+        }
+    }
 }

@@ -30,6 +30,8 @@ pub use encode::{MPEG4, X264};
 pub use error::PrepareError;
 pub use estimate::{Estimate, estimate};
 pub use progress::size;
+#[doc(hidden)] // for fuzzing
+pub use state::Found;
 pub use verify::{Checked, verify};
 pub use work::WriteFile;
 

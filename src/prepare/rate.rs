@@ -37,7 +37,7 @@ pub fn constant_rate(nominal: [u32; 2], mean: [u32; 2]) -> Option<[u32; 2]> {
     let usable = |rate: [u32; 2]| !rate.contains(&0) && value(rate) <= MAX_FPS;
     let storable = |rate: [u32; 2]| match rate.iter().all(|term| *term <= MAX_TERM) || COMMON.contains(&rate) {
         true => rate,
-        false => [(value(rate) * 1000.0).round() as u32, 1000],
+        false => [((value(rate) * 1000.0).round() as u32).max(1), 1000],
     };
     if !usable(mean) {
         return usable(nominal).then(|| storable(reduced(nominal)));
@@ -104,6 +104,9 @@ mod tests {
         assert_eq!(constant_rate([90000, 1], [0, 0]), None);
         assert_eq!(constant_rate([0, 0], [0, 0]), None);
         assert_eq!(constant_rate([0, 0], [1, 1_000_000]), Some([1, 100]));
+        // A picture a day.
+        assert_eq!(constant_rate([1, 86_400], [0, 0]), Some([1, 1000]));
+        assert_eq!(constant_rate([1, 86_400], [1, 86_400]), Some([1, 1000]));
     }
 
     #[test]

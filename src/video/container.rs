@@ -271,6 +271,10 @@ fn timeout(path: &Path, operation: &'static str) -> VideoError {
     VideoError::Timeout { path: path.to_owned(), operation, limit_s: CALL_LIMIT.as_secs() }
 }
 
+/// Most that FFmpeg may take at once. libavformat keeps 24 bytes of every sample that a table names, be it there or not,
+/// so that a few damaged bytes ask for gigabytes: this is 100 hours at 60 frames/s. The largest picture takes as much.
+const MAX_BLOCK_BYTES: usize = 512 << 20;
+
 /// FFmpeg reports harmless oddities of files on stderr; what matters comes back as an error value.
 fn set_up_ffmpeg() {
     static ONCE: Once = Once::new();
@@ -278,6 +282,8 @@ fn set_up_ffmpeg() {
         ffmpeg_next::log::set_level(ffmpeg_next::log::Level::Quiet);
         // Without this table the wrapper's errors print as nothing.
         ffmpeg_next::util::error::register_all();
+        // SAFETY: sets a number that allocations look at.
+        unsafe { ffi::av_max_alloc(MAX_BLOCK_BYTES) };
     });
 }
 

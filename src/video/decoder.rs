@@ -14,7 +14,7 @@ use super::index::Mistrust;
 use crate::config::recipe::VideoDecoder;
 
 /// Larger pictures are refused by libavcodec: a damaged header must not ask for all memory. 8K is half of it.
-const MAX_PIXELS: i64 = 1 << 26;
+pub const MAX_PIXELS: i64 = 1 << 26;
 
 pub struct Decoder {
     opened: Opened,

@@ -14,7 +14,7 @@ mod options;
 mod stages;
 
 #[cfg(feature = "video")]
-#[doc(hidden)] // for tests with damaged packets
+#[doc(hidden)] // for fuzzing
 pub mod bitstream;
 #[cfg(feature = "video")]
 mod cache;
@@ -23,15 +23,17 @@ mod colour;
 #[cfg(feature = "video")]
 mod columns;
 #[cfg(feature = "video")]
-mod container;
+#[doc(hidden)] // for fuzzing
+pub mod container;
 #[cfg(feature = "video")]
-mod decoder;
+pub(crate) mod decoder;
 #[cfg(feature = "video")]
 mod filter;
 #[cfg(feature = "video")]
 mod hardware;
 #[cfg(feature = "video")]
-mod index;
+#[doc(hidden)] // for fuzzing
+pub mod index;
 #[cfg(feature = "video")]
 mod indexing;
 #[cfg(feature = "video")]
@@ -51,7 +53,8 @@ mod seek;
 #[cfg(feature = "video")]
 mod sequential;
 #[cfg(feature = "video")]
-mod sps;
+#[doc(hidden)] // for fuzzing
+pub mod sps;
 #[cfg(feature = "video")]
 mod sws;
 #[cfg(not(feature = "video"))]

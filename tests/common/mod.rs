@@ -2,9 +2,12 @@
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
 
 pub mod clips;
+mod data;
+
+pub use data::shared_data;
 
 use safetensors::{Dtype, SafeTensors};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A small reference file under `tests/fixtures/clip`.
 pub struct Fixture {
@@ -48,15 +51,4 @@ pub fn assert_close(name: &str, got: &[f32], expected: &[f32], tolerance: f64) {
         let error = (*g as f64 - *e as f64).abs() / scale;
         assert!(error <= tolerance, "{name}: element {i} is {g}, expected {e}: error {error:.2e} > {tolerance:.0e}");
     }
-}
-
-/// Folder of the real clips and annotations; prints why and returns `None` where there is none.
-pub fn shared_data() -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
-    let path = std::env::var_os("AVION_SHARED_DATA").map_or(beside, PathBuf::from);
-    if path.is_dir() {
-        return Some(path);
-    }
-    println!("SKIPPED: needs ../shared/data");
-    None
 }

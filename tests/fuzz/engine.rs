@@ -2,20 +2,19 @@
 //!
 //! Each target runs for `AVION_FUZZ_SECONDS` (half a second by default, so that the usual test run keeps it working).
 //! Input that panics, takes too long or too much memory is written to `fuzz-findings` in the system's folder for temporary
-//! files, and the test fails. A crash of the process leaves its input there too: it is written before it is tried, where
-//! the target reads a file.
+//! files, and the test fails. A crash of the process leaves its input too, where the target reads a file: in a folder
+//! `fuzz-TARGET-..` beside.
 
+use crate::feeds::Target;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// Inputs are cut to this length: long enough for any header, short enough for thousands of tries a second.
-const MAX_LEN: usize = 64 << 10;
 /// Inputs kept.
 const MAX_CORPUS: usize = 4_096;
 /// An input that takes longer is kept, to be looked at.
@@ -42,23 +41,9 @@ const TEXTS: [&str; 16] = [
     "é",
 ];
 
-/// What a target is and how it is treated.
-pub struct Target {
-    pub name: &'static str,
-    pub seeds: Vec<Vec<u8>>,
-    /// Longest that one input may take.
-    pub limit: Duration,
-    pub max_len: usize,
-}
-
 impl Target {
-    pub fn new(name: &'static str, seeds: Vec<Vec<u8>>) -> Self {
-        Self { name, seeds, limit: Duration::from_secs(20), max_len: MAX_LEN }
-    }
-
-    /// Calls `run` with changed inputs until the time is over. It returns what came of the input in words: the error's
-    /// text, or what was found. Digits in it do not count.
-    pub fn fuzz(self, mut run: impl FnMut(&[u8]) -> String) {
+    /// Runs changed inputs until the time is over. Two outcomes that differ in digits only count as one.
+    pub fn fuzz(mut self) {
         let budget = std::env::var("AVION_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(0.5);
         let end = Instant::now() + Duration::from_secs_f64(budget);
         let seed = std::env::var("AVION_FUZZ_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
@@ -73,7 +58,7 @@ impl Target {
             watch.begin(&input);
             let mut timed = || {
                 let begin = Instant::now();
-                (catch_unwind(AssertUnwindSafe(|| run(&input))), begin.elapsed())
+                (catch_unwind(AssertUnwindSafe(|| self.run(&input))), begin.elapsed())
             };
             let (outcome, mut time) = timed();
             if time > SLOW && outcome.is_ok() {
@@ -105,7 +90,7 @@ impl Target {
             slowest.as_secs_f64() * 1e3,
         );
         assert!(outcomes.len() > 1, "{}: every input ends alike: is the target reached?", self.name);
-        assert!(peak < 4_000, "{}: {peak} MB", self.name);
+        assert!(peak < 2_000, "{}: {peak} MB", self.name);
     }
 }
 
@@ -203,7 +188,7 @@ impl Watch {
 }
 
 /// Where findings, and the input at work, are kept.
-pub fn findings() -> PathBuf {
+fn findings() -> PathBuf {
     let folder = std::env::temp_dir().join("fuzz-findings");
     std::fs::create_dir_all(&folder).unwrap();
     folder
@@ -222,14 +207,4 @@ fn peak_memory_mb() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) / 1000
-}
-
-/// The files of a folder with one of these endings, up to a length; none where there is no folder.
-pub fn files(folder: &Path, endings: &[&str], max_len: usize) -> Vec<Vec<u8>> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut paths: Vec<PathBuf> =
-        entries.filter(|path| endings.iter().any(|end| path.to_string_lossy().ends_with(end))).collect();
-    paths.sort();
-    let read = paths.iter().filter_map(|path| std::fs::read(path).ok());
-    read.filter(|bytes| bytes.len() <= max_len).collect()
 }
