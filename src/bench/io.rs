@@ -61,39 +61,53 @@ pub fn run<R: CubeRuntime>(ws: &Workspace<R>, small: bool, folder: &Path) -> Res
     Ok(Report { title: "input and output".into(), rows, notes, ..Report::default() })
 }
 
-/// Width and height of a frame that is made on the device, and of its plane.
+/// Width and height of the frames that are made on the device.
 const PX: usize = 224;
-const PLANE: [usize; 2] = [260, 250];
 
-/// Frames made of 4:2:0 planes, three or four weights an axis.
+/// Frames made of 4:2:0 planes.
 fn made_frames<R: CubeRuntime>(ws: &Workspace<R>, frames: usize) -> Result<Row, DeviceError> {
-    let failed = |what: &str| DeviceError::Failed { detail: what.to_owned() };
+    let failed = |what: String| DeviceError::Failed { detail: what };
+    let record = made_up_record(PX).map_err(failed)?;
+    let read = scale_planes::used_bytes(&record);
+    let (records, out) = (ws.upload_bytes(&record.repeat(frames)), ws.client.empty(frames * PX * PX * 3));
+    let make = || scale_planes::scale_planes(&ws.client, records.clone(), frames, PX, out.clone());
+    make().map_err(|error| failed(error.to_string()))?;
+    let samples = time(&ws.client, || drop(make()))?;
+    let name = format!("{frames} frames of {PX} px made of planes of {:?} on the device", plane_size(PX));
+    Ok(Row::new(name, samples).bytes((frames * (read + PX * PX * 3)) as f64))
+}
+
+/// Width and height of a first plane that a frame of `px` might be made of.
+fn plane_size(px: usize) -> [usize; 2] {
+    [px * 7 / 6, px * 10 / 9].map(|side| side.next_multiple_of(2))
+}
+
+/// A record of 4:2:0 planes, four weights an axis.
+///
+/// # Errors
+/// A size that the device cannot make.
+pub fn made_up_record(px: usize) -> Result<Vec<u8>, String> {
     let axis = |size: usize| {
-        let entry = |output: usize| (output * (size - 4) / PX, 2, [3000i16, 6000, 6000, 1384].into_iter());
-        Table::new((0..PX).map(entry))
+        let entry = |output: usize| (output * (size - 4) / px, 2, [3000i16, 6000, 6000, 1384].into_iter());
+        Table::new((0..px).map(entry))
     };
     let axes = |[columns, rows]: [usize; 2]| {
         Some(Axes { rows: axis(rows)?, columns: axis(columns)?, used_rows: 0..rows, used_columns: 0..columns })
     };
-    let samples: Vec<u8> = (0..PLANE[0] * PLANE[1]).map(|i| ((i * 31) >> 3) as u8).collect();
+    let size = plane_size(px);
+    let samples: Vec<u8> = (0..size[0] * size[1]).map(|i| ((i * 31) >> 3) as u8).collect();
     let plane = |stride| Plane { samples: &samples, stride };
-    let planes = [plane(PLANE[0]), plane(PLANE[0] / 2), plane(PLANE[0] / 2)];
+    let planes = [plane(size[0]), plane(size[0] / 2), plane(size[0] / 2)];
     let matrix = Matrix { black: 16 << 7, y: 9539, rv: 13075, gu: -3209, gv: -6660, bu: 16525 };
-    let mut record = vec![0; scale_planes::record_bytes(PX)];
-    let weights = axes(PLANE).zip(axes(PLANE.map(|side| side / 2)));
+    let mut record = vec![0; scale_planes::record_bytes(px)];
+    let weights = axes(size).zip(axes(size.map(|side| side / 2)));
     let write = |(first, others): (Axes, Axes)| {
-        scale_planes::write_planes(&mut record, PX, Some(matrix), planes, [&first, &others])
+        scale_planes::write_planes(&mut record, px, Some(matrix), planes, [&first, &others])
     };
     if !weights.is_some_and(write) {
-        return Err(failed("the planes of the benchmark do not fit their record"));
+        return Err(format!("planes for frames of {px} px do not fit their record"));
     }
-    let read = scale_planes::used_bytes(&record);
-    let (records, out) = (ws.upload_bytes(&record.repeat(frames)), ws.client.empty(frames * PX * PX * 3));
-    let make = || scale_planes::scale_planes(&ws.client, records.clone(), frames, PX, out.clone());
-    make().map_err(|error| failed(&error.to_string()))?;
-    let samples = time(&ws.client, || drop(make()))?;
-    let name = format!("{frames} frames of {PX} px made of planes of {} x {} on the device", PLANE[0], PLANE[1]);
-    Ok(Row::new(name, samples).bytes((frames * (read + PX * PX * 3)) as f64))
+    Ok(record)
 }
 
 fn disk(folder: &Path) -> std::io::Result<(Vec<f64>, Vec<f64>)> {

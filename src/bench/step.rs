@@ -1,5 +1,6 @@
 //! A recipe's whole training step on made-up frames and captions: everything but decoding.
 
+use super::io::made_up_record;
 use super::kernels::{Kind, attention_rows, filled, peak_tflops, product};
 use super::{Report, Row, time};
 use crate::config::Geometry;
@@ -179,8 +180,8 @@ impl<K> Run<K> {
         let mut task = make(recipe, values, memory.step.clone())?;
         let client = task.params().client.clone();
         let mut optimizer = Optimizer::new(&recipe.optim, task.params(), None, 0);
-        let batches: Vec<ClipBatch> =
-            (0..2).map(|number| made_up(recipe, number, options.words, &task.host_memory())).collect();
+        let made_up = |number| made_up(recipe, number, options.words, &task.host_memory());
+        let batches = [made_up(0)?, made_up(1)?];
         let (mut samples, mut reserved) = (Vec::new(), Vec::new());
         let mut waiting = None;
         task.prefetch(&batches[0])?;
@@ -216,20 +217,26 @@ impl<K> Run<K> {
 }
 
 /// A batch that needs no decoding.
-fn made_up(recipe: &Recipe, number: u64, words: usize, memory: &PinnedPool) -> ClipBatch {
+fn made_up(recipe: &Recipe, number: u64, words: usize, memory: &PinnedPool) -> Result<ClipBatch, DeviceError> {
     const WORDS: [&str; 8] = ["cut", "onion", "wash", "hand", "open", "drawer", "take", "knife"];
     let (clips, frames) = (recipe.train.batch_size, recipe.model.frames);
     let (px, classes) = (Geometry::of(recipe.model.size).image_px, recipe.classify.classes.max(1) as u32);
     let mut rng = ChaCha8Rng::seed_from_u64(number);
-    let mut bytes = memory.take(clips * frames * px * px * 3);
-    rng.fill(&mut bytes[..]);
+    let record = recipe.data.scale_on_device.then(|| made_up_record(px)).transpose();
+    let record = record.map_err(|detail| DeviceError::Failed { detail })?;
+    let frame_bytes = record.as_ref().map_or(px * px * 3, Vec::len);
+    let mut bytes = memory.take(clips * frames * frame_bytes);
+    match &record {
+        Some(record) => bytes.chunks_exact_mut(frame_bytes).for_each(|frame| frame.copy_from_slice(record)),
+        None => rng.fill(&mut bytes[..]),
+    }
     let caption = |rng: &mut ChaCha8Rng| -> Arc<str> {
         let caption: Vec<&str> = (0..words).map(|_| WORDS[rng.random_range(0..WORDS.len())]).collect();
         caption.join(" ").into()
     };
-    ClipBatch {
+    Ok(ClipBatch {
         frames: FrameBuffer::from(bytes),
-        as_records: false,
+        as_records: record.is_some(),
         captions: (0..clips).map(|_| caption(&mut rng)).collect(),
         labels: (0..clips as u32).map(|clip| clip % classes).collect(),
         samples: (0..clips as u64).collect(),
@@ -240,7 +247,7 @@ fn made_up(recipe: &Recipe, number: u64, words: usize, memory: &PinnedPool) -> C
         position: Position { epoch: 0, batch: number },
         next: Position { epoch: 0, batch: number + 1 },
         wait: Duration::ZERO,
-    }
+    })
 }
 
 /// Every kernel of the blocks at its size, with how often a step runs it.
