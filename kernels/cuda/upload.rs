@@ -167,7 +167,7 @@ impl HostRows {
         if bytes.get(part.clone()).is_none() {
             return error("part", format!("one within {} bytes", bytes.len()), format!("{part:?}"));
         }
-        let rows = if stride == 0 { 0 } else { part.len() / stride };
+        let rows = part.len().checked_div(stride).unwrap_or(0);
         if rows * stride != part.len() || width > stride {
             let got = format!("{} bytes in rows of {stride}, of which {width}", part.len());
             return error("rows", "whole rows, and no more than one of each".into(), got);
