@@ -4,7 +4,6 @@ use super::clips::{Sample, Work};
 use super::{Report, Row};
 use crate::config::recipe::VideoDecoder;
 use crate::video::{ReadOptions, Stages, VideoError, VideoReader};
-use avion_kernels::scale_planes::record_bytes;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -44,9 +43,7 @@ pub fn run(options: &DecodeOptions) -> Result<Report, String> {
     let seen = Mutex::new(Seen { cpu_s: Some(0.0), ..Seen::default() });
     let start_line = std::sync::Barrier::new(workers + 1);
     let work = || {
-        let px = options.size_px as usize;
-        let frame_bytes = if options.read.as_records { record_bytes(px) } else { px * px * 3 };
-        let mut frames = vec![0; options.work.frames() * frame_bytes];
+        let mut frames = vec![0; options.work.frames() * options.read.frame_bytes(options.size_px as usize)];
         let mut clip = |number: usize| clip(number, options, &mut frames);
         for number in 0..WARM_UP {
             let _ = clip(number);

@@ -4,10 +4,10 @@ use super::ask::tower_sizes;
 use super::plan::{DoesNotFit, StepPlan, TowerSizes};
 use crate::config::recipe::{KeepPolicy, Recipe, TaskKind};
 use crate::config::{Geometry, parse_bytes};
+use crate::data::loader::read_options;
 use crate::ops::block::Keep;
 use crate::optim::Average;
 use avion_kernels::FloatKind;
-use avion_kernels::scale_planes::record_bytes;
 use std::fmt;
 use std::sync::Arc;
 
@@ -112,8 +112,7 @@ impl Needs {
         let towers = tower_sizes(recipe, kind, clips, model.context);
         let px = geometry.image_px;
         let frame_bytes = (model.frames * 3 * px * px) as u64;
-        let records = recipe.data.scale_on_device;
-        let loaded_bytes = if records { (model.frames * record_bytes(px)) as u64 } else { frame_bytes };
+        let loaded_bytes = (model.frames * read_options(&recipe.data).frame_bytes(px)) as u64;
         Needs { parameters: parameters as u64, towers, loss: loss as u64, frame_bytes, loaded_bytes }
     }
 }

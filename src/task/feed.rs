@@ -2,7 +2,7 @@
 
 use crate::config::Geometry;
 use crate::config::recipe::Recipe;
-use crate::data::loader::ClipBatch;
+use crate::data::loader::{ClipBatch, read_options};
 use crate::device::DeviceError;
 use crate::ops::tensor::{T, contiguous, from_handle};
 use crate::ops::workspace::Workspace;
@@ -68,8 +68,8 @@ impl<R: CubeRuntime> Feed<R> {
         let px = Geometry::of(recipe.model.size).image_px;
         let frames = recipe.train.clips_at_once() * recipe.model.frames;
         let finished = (frames * px * px * 3).next_multiple_of(4);
-        let records = recipe.data.scale_on_device;
-        let slot_bytes = if records { frames * record_bytes(px) } else { finished };
+        let read = read_options(&recipe.data);
+        let slot_bytes = (frames * read.frame_bytes(px)).next_multiple_of(4);
         let uploader = Uploader::new(client, device);
         Feed {
             free: (0..2).map(|_| uploader.slot(slot_bytes)).collect(),
@@ -78,7 +78,7 @@ impl<R: CubeRuntime> Feed<R> {
             slot_bytes,
             coming: None,
             px,
-            made: records.then(|| arena::exact(client, |client| client.empty(finished))),
+            made: read.as_records.then(|| arena::exact(client, |client| client.empty(finished))),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::config::recipe::VideoDecoder;
+use avion_kernels::scale_planes::record_bytes;
 
 /// How a file is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,6 +19,11 @@ pub struct ReadOptions {
 }
 
 impl ReadOptions {
+    /// Bytes that a frame of `px` a side takes: RGB, or a record.
+    pub fn frame_bytes(self, px: usize) -> usize {
+        if self.as_records { record_bytes(px) } else { 3 * px * px }
+    }
+
     /// The same for evaluation: exact pictures, finished.
     pub fn for_evaluation(self) -> ReadOptions {
         ReadOptions { fast_loop_filter: false, as_records: false, ..self }

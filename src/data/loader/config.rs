@@ -6,7 +6,7 @@ use crate::data::augment::Augment;
 use crate::data::sampling::FrameRule;
 use crate::data::{Layout, Source};
 use crate::video::ReadOptions;
-use avion_kernels::scale_planes::{is_supported, record_bytes};
+use avion_kernels::scale_planes::is_supported;
 use std::time::Duration;
 
 /// How batches are made. The defaults are AVION's pre-training values where it has any.
@@ -119,16 +119,10 @@ impl LoaderConfig {
     }
 
     /// Bytes of a clip: `frames` of `size_px * size_px * 3`, or of the size of a record.
-    pub(super) fn clip_bytes(&self, as_records: bool) -> Result<usize, LoaderError> {
+    pub(super) fn clip_bytes(&self, read: ReadOptions) -> Result<usize, LoaderError> {
         let size = self.size_px as usize;
         // More than any frame has, so that nothing overflows.
-        let frame = if size > 1 << 16 {
-            None
-        } else if as_records {
-            Some(record_bytes(size))
-        } else {
-            Some(3 * size * size)
-        };
+        let frame = (size <= 1 << 16).then(|| read.frame_bytes(size));
         frame
             .and_then(|frame| frame.checked_mul(self.frames))
             .filter(|bytes| bytes.checked_mul(self.batch_size).is_some())

@@ -156,8 +156,11 @@ impl Loader {
     ) -> Result<Self, LoaderError> {
         config.check(&sources)?;
         let samples = Samples::new(sources);
-        let as_records = view == View::Train && config.read.as_records;
-        let clip_bytes = config.clip_bytes(as_records)?;
+        let read = match view {
+            View::Train => config.read,
+            View::Eval => config.read.for_evaluation(),
+        };
+        let clip_bytes = config.clip_bytes(read)?;
         let (batches, epochs) = match view {
             View::Train => (full_batches(samples.len, config.batch_size / config.repeats), config.epochs),
             View::Eval => ((samples.len * (config.views * config.crops) as u64).div_ceil(config.batch_size as u64), 1),
@@ -184,7 +187,7 @@ impl Loader {
             given_up: 0,
             stalled: 0,
             clip_bytes,
-            as_records,
+            as_records: read.as_records,
             in_flight: VecDeque::new(),
             begun: 0,
             cursor: start,
