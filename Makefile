@@ -53,7 +53,8 @@ lint: setup ## Check the formatting and run clippy
 	@$(CARGO) fmt --version >/dev/null 2>&1 && $(CARGO) clippy --version >/dev/null 2>&1 || \
 		{ echo "rustfmt or clippy is missing: rustup component add rustfmt clippy" >&2; exit 1; }
 	$(CARGO) fmt --all -- --check
-	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --release --locked --workspace --all-targets --test on_cuda --test model_on_cuda \
+		-- -D warnings
 
 fmt: ## Format the code
 	$(CARGO) fmt --all

@@ -88,12 +88,24 @@ impl Events {
                 if rows == 1 {
                     check(cu::cuMemcpyHtoDAsync_v2(target, source.cast(), width, stream))?;
                 } else {
-                    let mut copy: cu::CUDA_MEMCPY2D = std::mem::zeroed();
-                    copy.srcMemoryType = cu::CUmemorytype::CU_MEMORYTYPE_HOST;
-                    (copy.srcHost, copy.srcPitch) = (source.cast(), stride);
-                    copy.dstMemoryType = cu::CUmemorytype::CU_MEMORYTYPE_DEVICE;
-                    (copy.dstDevice, copy.dstPitch) = (target, stride);
-                    (copy.WidthInBytes, copy.Height) = (width, rows);
+                    let copy = cu::CUDA_MEMCPY2D {
+                        srcXInBytes: 0,
+                        srcY: 0,
+                        srcMemoryType: cu::CUmemorytype::CU_MEMORYTYPE_HOST,
+                        srcHost: source.cast(),
+                        srcDevice: 0,
+                        srcArray: std::ptr::null_mut(),
+                        srcPitch: stride,
+                        dstXInBytes: 0,
+                        dstY: 0,
+                        dstMemoryType: cu::CUmemorytype::CU_MEMORYTYPE_DEVICE,
+                        dstHost: std::ptr::null_mut(),
+                        dstDevice: target,
+                        dstArray: std::ptr::null_mut(),
+                        dstPitch: stride,
+                        WidthInBytes: width,
+                        Height: rows,
+                    };
                     check(cu::cuMemcpy2DAsync_v2(&copy, stream))?;
                 }
                 let bytes = Box::into_raw(Box::new(bytes));

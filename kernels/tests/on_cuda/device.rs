@@ -1,5 +1,6 @@
 //! The device that these tests run on.
 
+use cubecl::Runtime as _;
 use cubecl::cuda::{CudaDevice, CudaRuntime};
 use cubecl::prelude::*;
 use std::io::Write;
