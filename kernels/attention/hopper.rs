@@ -95,13 +95,19 @@ impl Variant {
     /// Measured best on an H200. Short sequences waste fewer rows with two groups; with three, more warps hide the
     /// softmax's latency, but only the forward kernel has registers for that.
     fn new(pass: Pass, shape: &AttentionShape) -> Self {
+        let padded = |streamed| shape.tokens.next_multiple_of(streamed);
         let (groups, streamed, stages) = match pass {
             Pass::Forward if shape.tokens < 512 => {
-                let padded = |streamed| shape.tokens.next_multiple_of(streamed);
-                if padded(112) < padded(80) { (2, 112, 3) } else { (2, 80, 4) }
+                if padded(112) < padded(80) {
+                    (2, 112, 3)
+                } else {
+                    (2, 80, 4)
+                }
             }
             Pass::Forward if shape.tokens < 1024 => (3, 80, 4),
             Pass::Forward => (3, 112, 3),
+            // Only here registers are left for longer tiles: fewer waits, where they do not pad more.
+            Pass::Query if shape.tokens >= 1024 && !shape.causal && padded(112) <= padded(80) => (2, 112, 3),
             Pass::Query | Pass::KeyValue => (2, 80, 4),
         };
         Variant { pass, groups, streamed, stages, causal: shape.causal, half: shape.kind == FloatKind::F16 }

@@ -304,8 +304,20 @@ __device__ __forceinline__ void store_rows(
     }
 }
 
+// Adds pairs of lanes that are 2 KEEP apart: each keeps KEEP sums of the 2 KEEP it has. Not a loop over KEEP: that would not
+// be unrolled, and `sums` would lie in memory.
+template <int KEEP>
+__device__ __forceinline__ void fold(float (&sums)[16], int lane) {
+    bool upper = lane & (2 * KEEP);
+#pragma unroll
+    for (int i = 0; i < KEEP; i++) {
+        float given = __shfl_xor_sync(~0u, upper ? sums[i] : sums[KEEP + i], 2 * KEEP);
+        sums[i] = (upper ? sums[KEEP + i] : sums[i]) + given;
+    }
+}
+
 // Sums over a warp's 16 rows of accumulators [64, 64], times `factor`, to 64 floats; rows from `tokens` on do not count.
-// `own` is the thread's first row. Lanes halve what they hold as they add, until each has two neighbouring columns.
+// `own` is the thread's first row. In the end each lane has two neighbouring columns.
 __device__ __forceinline__ void store_column_sums(float* to, const float (&d)[32], float factor, int own, int tokens, int lane) {
     float sums[16];
 #pragma unroll
@@ -313,19 +325,23 @@ __device__ __forceinline__ void store_column_sums(float* to, const float (&d)[32
         float low = d[i / 2 * 4 + (i & 1)], high = d[i / 2 * 4 + 2 + (i & 1)];
         sums[i] = ((own < tokens ? low : 0.0f) + (own + 8 < tokens ? high : 0.0f)) * factor;
     }
-#pragma unroll
-    for (int step = 16, half = 8; half >= 2; step /= 2, half /= 2) {
-        bool upper = lane & step;
-#pragma unroll
-        for (int i = 0; i < half; i++) {
-            float given = __shfl_xor_sync(~0u, upper ? sums[i] : sums[half + i], step);
-            sums[i] = (upper ? sums[half + i] : sums[i]) + given;
-        }
-    }
+    fold<8>(sums, lane);
+    fold<4>(sums, lane);
+    fold<2>(sums, lane);
     *(float2*)(to + (lane >> 2) * 8 + (lane & 3) * 2) = make_float2(sums[0], sums[1]);
 }
 
 // ---------------------------------------------------------------------------------------------- the pipeline
+
+// Warpgroups take turns in issuing products, so that those of one run under the arithmetic of another: without, they fall
+// into step, and all wait for products, then all compute. Each takes as many turns as the others.
+__device__ __forceinline__ void take_turn(int group) {
+    if (GROUPS > 1) asm volatile("bar.sync %0, 256;" ::"r"(group + 1) : "memory");
+}
+
+__device__ __forceinline__ void pass_turn(int group) {
+    if (GROUPS > 1) asm volatile("bar.arrive %0, 256;" ::"r"(group + 1 == GROUPS ? 1 : group + 2) : "memory");
+}
 
 // Place in the ring of stages, and how often it has gone round.
 struct Place {

@@ -1,15 +1,5 @@
 // Forward: output and the log of each row's softmax sum.
 
-// Warpgroups take turns in issuing products, so that the products of one run under the softmax of another. Each takes
-// as many turns as its item has tiles.
-__device__ __forceinline__ void take_turn(int group) {
-    if (GROUPS > 1) asm volatile("bar.sync %0, 256;" ::"r"(group + 1) : "memory");
-}
-
-__device__ __forceinline__ void pass_turn(int group) {
-    if (GROUPS > 1) asm volatile("bar.arrive %0, 256;" ::"r"(group + 1 == GROUPS ? 1 : group + 2) : "memory");
-}
-
 extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_attention_forward(
     const u16* __restrict__ qkv, u16* __restrict__ output, float* __restrict__ lse, const __grid_constant__ Shape shape) {
     extern __shared__ char memory[];

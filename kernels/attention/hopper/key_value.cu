@@ -41,6 +41,7 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
         }
     } else {
         BECOME_CONSUMER();
+        if (group == GROUPS - 1) pass_turn(group);
         for (u32 index = blockIdx.x; index < items; index += gridDim.x, round ^= 1) {
             Item item(index, shape, false);
             int row = item.row + group * GROUP_ROWS;  // of the warpgroup
@@ -57,11 +58,16 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
             int tile = item.begin, begin = item.end;
             if (row < tokens) begin = CAUSAL ? row / STREAMED : 0;
             for (; tile < begin; tile++, place.advance()) {
+                take_turn(group);
+                pass_turn(group);
                 barrier_wait(shared.first_full(place.stage), place.parity);
                 barrier_wait(shared.second_full(place.stage), place.parity);
                 if (lane == 0) barrier_arrive(shared.empty(place.stage));
             }
-            if (row < tokens) {
+            if (row >= tokens) {
+                take_turn(group);
+                pass_turn(group);
+            } else {
                 // Queries past the end are zero, and so are their lse, delta and gradients: they add nothing.
                 float dk[32], dv[32], s[STREAMED / 2], dp[STREAMED / 2];
                 u32 p[STREAMED / 4], ds[STREAMED / 4];
@@ -81,7 +87,9 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
                     times_transposed(dp, v, shared.second(place.stage));
                     wgmma_commit();
                 };
+                take_turn(group);
                 begin_tile();
+                pass_turn(group);
                 u32 last = 0;
                 for (;;) {
                     u32 stage = place.stage;
@@ -119,7 +127,7 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
                     wgmma_fence();
                     add_times(dv, p, shared.second(stage));
                     wgmma_commit();
-                    wgmma_wait<0>();  // dP; and dV, whose registers dS takes
+                    wgmma_wait<1>();  // dP
                     pin(dp);
 #pragma unroll
                     for (int i = 0; i < STREAMED / 8; i++) {
@@ -129,6 +137,9 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
                         s[4 * i + 3] *= dp[4 * i + 3] - deltas[i].y;
                     }
                     to_fragments(ds, s);
+                    wgmma_wait<0>();  // dV: its operand's registers are needed by the next tile
+                    pin(p);
+                    take_turn(group);
                     wgmma_fence();
                     add_times(dk, ds, shared.first(stage));
                     wgmma_commit();
@@ -136,7 +147,9 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
                     place.advance();
                     if (++tile == item.end) break;
                     begin_tile();
+                    pass_turn(group);
                 }
+                pass_turn(group);
                 wgmma_wait<0>();
                 pin(dv);
                 pin(dk);

@@ -38,6 +38,7 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
         }
     } else {
         BECOME_CONSUMER();
+        if (group == GROUPS - 1) pass_turn(group);
         for (u32 index = blockIdx.x; index < items; index += gridDim.x, round ^= 1) {
             Item item(index, shape, true);
             int row = item.row + group * GROUP_ROWS;  // of the warpgroup
@@ -69,7 +70,10 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
 
             int end = item.end, tile = 0;
             if (CAUSAL) end = min(end, (row + GROUP_ROWS - 1) / STREAMED + 1);
-            if (row < tokens) {
+            if (row >= tokens) {
+                take_turn(group);
+                pass_turn(group);
+            } else {
                 float* out_delta = delta + value_offset(shape, item);
                 if ((lane & 3) == 0 && own < tokens) out_delta[own] = delta_low;
                 if ((lane & 3) == 0 && own + 8 < tokens) out_delta[own + 8] = delta_high;
@@ -91,7 +95,9 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
                     times_transposed(dp, g, shared.second(place.stage));
                     wgmma_commit();
                 };
+                take_turn(group);
                 begin_tile();
+                pass_turn(group);
                 u32 last = 0;
                 for (;;) {
                     wgmma_wait<1>();  // the scores, and dQ of the tile before
@@ -118,6 +124,7 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
                     for (int i = 0; i < STREAMED / 2; i++) s[i] *= dp[i] - (i & 2 ? delta_high : delta_low);
                     to_fragments(ds, s);
                     pin(dq);
+                    take_turn(group);
                     wgmma_fence();
                     add_times(dq, ds, shared.first(place.stage));
                     wgmma_commit();
@@ -125,7 +132,9 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
                     place.advance();
                     if (++tile == end) break;
                     begin_tile();
+                    pass_turn(group);
                 }
+                pass_turn(group);
                 wgmma_wait<0>();
                 pin(dq);
                 if (lane == 0) barrier_arrive(shared.empty(last));
@@ -134,6 +143,8 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
             }
             // Tiles only the other warpgroups needed.
             for (; tile < item.end; tile++, place.advance()) {
+                take_turn(group);
+                pass_turn(group);
                 barrier_wait(shared.first_full(place.stage), place.parity);
                 barrier_wait(shared.second_full(place.stage), place.parity);
                 if (lane == 0) barrier_arrive(shared.empty(place.stage));
