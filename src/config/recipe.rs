@@ -198,9 +198,9 @@ pub enum VideoDecoder {
     /// The processor, a decode thread a clip.
     #[default]
     Cpu,
-    /// The NVDEC unit of the run's GPU, where FFmpeg and driver offer it: H.264, HEVC, VP8 and VP9, meant to give the same pixels. All else
-    /// is decoded on the processor, with a warning. Damage within a picture goes unnoticed, and the
-    /// decoders take device memory that `train.fit` does not count.
+    /// The NVDEC unit of the run's GPU, where FFmpeg and driver offer it: H.264, HEVC, VP8 and VP9, to the same pixels.
+    /// All else is decoded on the processor, with a warning. Damage within a picture goes unnoticed, and the decoders take
+    /// device memory that `train.fit` does not count. On an H200 no faster than one core.
     Nvdec,
 }
 
