@@ -200,7 +200,7 @@ pub enum VideoDecoder {
     Cpu,
     /// The NVDEC unit of the run's GPU, where FFmpeg and driver offer it: H.264, HEVC, VP8 and VP9, to the same pixels.
     /// All else is decoded on the processor, with a warning. Damage within a picture goes unnoticed, and the decoders take
-    /// device memory that `train.fit` does not count. On an H200 no faster than one core.
+    /// device memory that `train.fit` does not count.
     Nvdec,
 }
 

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use ffmpeg_next::codec::{Context, Id};
 use ffmpeg_next::decoder::Opened;
 use ffmpeg_next::frame::Video as Frame;
+use ffmpeg_next::packet::Mut as PacketMut;
 use ffmpeg_next::{Discard, Error, Packet, ffi};
 
 use super::VideoError;
@@ -22,6 +23,9 @@ pub struct Decoder {
     download: Download,
     /// Whether NVDEC decodes, as far as is known.
     on_device: bool,
+    /// Whether pictures that nobody wants may stay within: to bring one out of NVDEC is to wait for it. From the first
+    /// that has come from the device on.
+    keeps_unwanted: bool,
     /// Set when others may have this decoder afterwards.
     key: Option<Key>,
 }
@@ -124,12 +128,22 @@ impl Decoder {
         }
         let opened = context.decoder().open_as(codec).map_err(unreadable)?;
         let (frame, download, on_device) = (Frame::empty(), Download::new(), device.is_some());
-        Ok(Decoder { opened, frame, download, on_device, key: None })
+        Ok(Decoder { opened, frame, download, on_device, keeps_unwanted: false, key: None })
     }
 
     /// Feeds a packet; the decoder must have been emptied with [`Decoder::next_frame`] before.
     pub fn send(&mut self, packet: &Packet) -> Result<(), Error> {
         self.opened.send_packet(packet)
+    }
+
+    /// Has the picture of a packet that nobody wants decoded, but not brought out, where that saves time; whether it
+    /// does.
+    pub fn keep_unwanted(&self, packet: &mut Packet) -> bool {
+        if self.keeps_unwanted {
+            // SAFETY: a packet wrapper always holds an AVPacket; flags are plain bits.
+            unsafe { (*PacketMut::as_mut_ptr(packet)).flags |= ffi::AV_PKT_FLAG_DISCARD };
+        }
+        self.keeps_unwanted
     }
 
     /// Whether the pictures of the next packets go without the loop filter.
@@ -185,10 +199,18 @@ impl Decoder {
         self.on_device = true;
     }
 
+    /// As if a picture had come from there.
+    #[cfg(test)]
+    pub fn pretend_unwanted_stay(&mut self) {
+        self.keeps_unwanted = true;
+    }
+
     /// Takes note of who decoded the picture at hand; true once, if NVDEC has declined.
     pub fn notices_decline(&mut self) -> bool {
-        let declined = self.on_device && !hardware::is_on_device(&self.frame);
+        let came_from_device = hardware::is_on_device(&self.frame);
+        let declined = self.on_device && !came_from_device;
         self.on_device &= !declined;
+        self.keeps_unwanted = came_from_device;
         declined
     }
 

@@ -1,7 +1,7 @@
 //! Decoding single pictures by way of the index: from the key frame before each, and no more than needed.
 //!
-//! Every prediction is checked. A packet must be where the index says; each packet that was fed must come out
-//! as one picture, in order of presentation, undamaged. The first deviation ends with [`Outcome::Mistrust`],
+//! Every prediction is checked. A packet must be where the index says; each packet that was fed (from NVDEC, each that is
+//! wanted) must come out as one picture, in order of presentation, undamaged. The first deviation ends with [`Outcome::Mistrust`],
 //! and the caller counts pictures from the start instead.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -99,8 +99,8 @@ impl Seeker {
     }
 
     #[cfg(test)]
-    pub fn pretend_device(&mut self) {
-        self.decoder.pretend_device();
+    pub fn decoder_mut(&mut self) -> &mut Decoder {
+        &mut self.decoder
     }
 
     /// Goes on with a decoder on the CPU, for `reason`; false when that is what has decoded so far.
@@ -268,7 +268,7 @@ impl Seeker {
             if waiting.shown && waiting.ordinal.is_none() {
                 return Ok(None);
             }
-            let Some(waiting) = run.queue.pop_front() else {
+            let Some(mut waiting) = run.queue.pop_front() else {
                 return Ok(None);
             };
             let wanted = waiting.ordinal.is_some_and(|ordinal| run.wanted.binary_search(&ordinal).is_ok());
@@ -280,7 +280,8 @@ impl Seeker {
             if waiting.disposable && !wanted {
                 continue;
             }
-            if let (Some(ordinal), false) = (waiting.ordinal, leading) {
+            let stays = !wanted && self.decoder.keep_unwanted(&mut waiting.packet);
+            if let (Some(ordinal), false, false) = (waiting.ordinal, leading, stays) {
                 run.owed.insert(waiting.pts, ordinal);
             }
             // Pictures shown before the start may refer to what was not decoded: their errors do not count.

@@ -91,34 +91,53 @@ fn only_profiles_that_nvdec_decodes_to_the_bit() {
     assert!(check_profile(Id::H264, &[0, 0, 0, 1, 0x67, 100]).unwrap_err().contains("does not tell"));
 }
 
-/// What becomes of a file on which the device fails, or that it declines.
-#[test]
-fn the_cpu_goes_on_where_the_device_stops() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("a.mp4");
+/// A pattern of moving noise, with B-frames where FFmpeg has x264, and its index.
+fn seeker(folder: &std::path::Path) -> Seeker {
+    let path = folder.join("a.mp4");
     let picture = |k: usize| (0..3 * 64 * 48).map(|i| (i * (k + 1) / 7) as u8).collect::<Vec<u8>>();
     crate::data::synthetic::write_video(&path, 64, 48, 25.0, (0..12).map(picture)).unwrap();
     let mut container = Container::open(&path, Probing::Always).unwrap();
     let syntax = container.syntax().unwrap();
     let (index, headers) = container.index(syntax).unwrap().unwrap();
-    let options = ReadOptions::default();
-    let mut seeker = Seeker::new(container, syntax, Arc::new(index), headers.into(), options).unwrap();
-    let wanted = [2, 5, 11];
-    let read = |seeker: &mut Seeker| {
-        let mut luma = Vec::new();
-        let mut emit = |k: u64, frame: &Frame| {
-            luma.push((k, frame.data(0).to_vec()));
-            Ok(())
-        };
-        assert_eq!(seeker.read(&wanted, &mut emit).unwrap(), None);
-        luma
+    Seeker::new(container, syntax, Arc::new(index), headers.into(), ReadOptions::default()).unwrap()
+}
+
+fn read(seeker: &mut Seeker, wanted: &[u64]) -> Vec<(u64, Vec<u8>)> {
+    let mut luma = Vec::new();
+    let mut emit = |k: u64, frame: &Frame| {
+        luma.push((k, frame.data(0).to_vec()));
+        Ok(())
     };
-    let expected = read(&mut seeker);
+    assert_eq!(seeker.read(wanted, &mut emit).unwrap(), None);
+    luma
+}
+
+/// Pictures that stay in the decoder change none of those that come out.
+#[test]
+fn unwanted_pictures_may_stay_in_the_decoder() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut seeker = seeker(folder.path());
+    let all = read(&mut seeker, &(0..12).collect::<Vec<u64>>());
+    for wanted in [vec![0], vec![11], vec![2, 5, 11], vec![3, 4, 5], (0..12).collect()] {
+        seeker.decoder_mut().pretend_unwanted_stay();
+        let got = read(&mut seeker, &wanted);
+        assert!(got.iter().map(|(k, _)| k).eq(&wanted), "{wanted:?}");
+        assert!(got.iter().all(|(k, luma)| *luma == all[*k as usize].1), "{wanted:?}");
+    }
+}
+
+/// What becomes of a file on which the device fails, or that it declines.
+#[test]
+fn the_cpu_goes_on_where_the_device_stops() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut seeker = seeker(folder.path());
+    let wanted = [2, 5, 11];
+    let expected = read(&mut seeker, &wanted);
     assert!(expected.iter().map(|(k, _)| *k).eq(wanted));
     assert!(!seeker.leave_device("it was never there").unwrap());
-    seeker.pretend_device();
-    assert!(read(&mut seeker) == expected && !seeker.by_nvdec(), "declined");
-    seeker.pretend_device();
+    seeker.decoder_mut().pretend_device();
+    assert!(read(&mut seeker, &wanted) == expected && !seeker.by_nvdec(), "declined");
+    seeker.decoder_mut().pretend_device();
     assert!(seeker.leave_device("a fault").unwrap() && !seeker.by_nvdec());
-    assert!(read(&mut seeker) == expected);
+    assert!(read(&mut seeker, &wanted) == expected);
 }
