@@ -97,6 +97,11 @@ fn attention_matches_reference_over_head_widths() {
             check(AttentionShape { batch: 2, tokens, heads: 2, head_dim: 64, causal, kind });
         }
     }
+    if half_too().contains(&FloatKind::F16) {
+        // Long enough for the longest tiles.
+        let kind = FloatKind::F16;
+        check(AttentionShape { batch: 1, tokens: 1110, heads: 1, head_dim: 64, causal: false, kind });
+    }
 }
 
 /// The way the kernels are cut on a GPU, which no adapter without plane operations would choose.
