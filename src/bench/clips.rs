@@ -1,13 +1,11 @@
 //! The clips of `avion bench decode`: drawn from a folder of videos, or listed in a file.
 
+use crate::data::layout::{VIDEO_ENDINGS, is_named_like_a_video};
 use crate::video::{CropBox, VideoReader, random_resized_crop};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
-
-/// Endings of files taken for videos.
-const VIDEOS: [&str; 6] = ["mp4", "mkv", "avi", "webm", "mov", "m4v"];
 
 /// Clips to read, in order.
 #[derive(Clone, Debug)]
@@ -55,7 +53,7 @@ impl Work {
         find(folder, &mut videos).map_err(|e| format!("{}: {e}", folder.display()))?;
         videos.sort();
         if videos.is_empty() {
-            return Err(format!("no video ({}) under {}", VIDEOS.join(", "), folder.display()));
+            return Err(format!("no video ({}) under {}", VIDEO_ENDINGS.join(", "), folder.display()));
         }
         Ok(Work(Kind::Drawn { videos, frames, stride, clips }))
     }
@@ -154,8 +152,7 @@ fn find(folder: &Path, videos: &mut Vec<PathBuf>) -> std::io::Result<()> {
         let path = entry?.path();
         if path.is_dir() {
             find(&path, videos)?;
-        } else if path.extension().and_then(|e| e.to_str()).is_some_and(|e| VIDEOS.contains(&e.to_lowercase().as_str()))
-        {
+        } else if is_named_like_a_video(&path) {
             videos.push(path);
         }
     }

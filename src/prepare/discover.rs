@@ -2,13 +2,10 @@
 
 use super::error::PrepareError;
 use crate::data::annotations::check_video_name;
+use crate::data::layout::{VIDEO_ENDINGS, is_named_like_a_video};
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-
-/// Endings of files taken for videos.
-const ENDINGS: [&str; 13] =
-    ["mp4", "mkv", "avi", "webm", "mov", "m4v", "mpg", "mpeg", "ts", "flv", "wmv", "3gp", "ogv"];
 
 /// At least this share of the names must look like a data set's for it to be recognised.
 const RECOGNISED: f64 = 0.9;
@@ -107,7 +104,7 @@ pub fn find(input: &Path, output: &Path) -> Result<(Vec<PathBuf>, PathBuf), Prep
         (paths, root)
     };
     if paths.is_empty() {
-        return Err(PrepareError::NoVideos { path: input.to_owned(), endings: ENDINGS.join(", ") });
+        return Err(PrepareError::NoVideos { path: input.to_owned(), endings: VIDEO_ENDINGS.join(", ") });
     }
     paths.sort();
     paths.dedup();
@@ -130,11 +127,7 @@ fn walk(
         let path = entry.map_err(read)?.path();
         if path.is_dir() {
             walk(&path, skip, seen, paths)?;
-        } else if path
-            .extension()
-            .and_then(OsStr::to_str)
-            .is_some_and(|ending| ENDINGS.contains(&&*ending.to_lowercase()))
-        {
+        } else if is_named_like_a_video(&path) {
             paths.push(path);
         }
     }
