@@ -1,6 +1,7 @@
 //! Parses the command line, runs, and turns errors into text and an exit code.
 
 use avion::cli::Cli;
+use avion_kernels::cuda::Audience;
 use clap::Parser;
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -23,6 +24,10 @@ fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .init();
+    avion_kernels::cuda::on_message(|audience, message| match audience {
+        Audience::User => tracing::info!("{message}"),
+        Audience::Debugger => tracing::debug!("{message}"),
+    });
     match avion::commands::run(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

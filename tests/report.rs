@@ -93,6 +93,21 @@ fn means_forget_by_clips_not_by_updates() {
     assert!((small - 2.0).abs() < 1e-3 && (large - 2.0).abs() < 1e-3, "{small} {large}");
 }
 
+/// The first steps of a run compile kernels and time algorithms.
+#[test]
+fn the_first_record_does_not_colour_later_rates() {
+    let text = drawn(None, |progress| {
+        progress.update(&StepRecord { loss: 4.0, step_ms: 7386.0, clips_per_s: 35.0, ..step(1195) });
+        progress.update(&StepRecord { loss: 2.0, step_ms: 250.0, clips_per_s: 1024.0, ..step(1200) });
+        progress.update(&StepRecord { loss: 2.0, step_ms: 500.0, clips_per_s: 512.0, ..step(1205) });
+    });
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].contains("7386 ms/step  35 clips/s"), "{}", lines[0]);
+    assert!(lines[1].contains("250 ms/step  1024 clips/s") && lines[1].contains("ETA 3h15m"), "{}", lines[1]);
+    assert!(!lines[1].contains("loss 2.0000"), "the loss is smoothed: {}", lines[1]);
+    assert!(!lines[2].contains("500 ms/step"), "and so are later rates: {}", lines[2]);
+}
+
 #[test]
 fn a_bad_step_shows_and_passes() {
     let text = drawn(None, |progress| {

@@ -21,7 +21,7 @@ use std::time::Instant;
 type Client = ComputeClient<CudaRuntime>;
 
 fn main() {
-    avion_kernels::cuda::on_message(|message| println!("  ({message})"));
+    avion_kernels::cuda::on_message(|_, message| println!("  ({message})"));
     let device = CudaDevice::new(0);
     let client = CudaRuntime::client(&device);
     // `cargo bench` adds an option of its own.

@@ -17,19 +17,32 @@ pub mod upload;
 use cubecl::prelude::*;
 use std::sync::OnceLock;
 
-static LISTENER: OnceLock<fn(&str)> = OnceLock::new();
+/// Whom a message is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// Everyone: why nothing seems to happen.
+    User,
+    /// Who looks for a cause: chosen algorithms, an unreadable cache, how streams are ordered.
+    Debugger,
+}
 
-/// Receives what this crate has to say at debug level (chosen algorithms, an unreadable cache, how streams are
-/// ordered), for the caller's log. Only the first call counts.
-pub fn on_message(listener: fn(&str)) {
+static LISTENER: OnceLock<fn(Audience, &str)> = OnceLock::new();
+
+/// Receives what this crate has to say, for the caller's log. Only the first call counts.
+pub fn on_message(listener: fn(Audience, &str)) {
     let _ = LISTENER.set(listener);
 }
 
 /// Says something to the listener, if there is one.
 #[cfg(feature = "cuda")]
 pub(crate) fn say(message: impl FnOnce() -> String) {
+    tell(Audience::Debugger, message);
+}
+
+#[cfg(feature = "cuda")]
+pub(crate) fn tell(audience: Audience, message: impl FnOnce() -> String) {
     if let Some(listener) = LISTENER.get() {
-        listener(&message());
+        listener(audience, &message());
     }
 }
 

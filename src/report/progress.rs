@@ -29,6 +29,9 @@ pub struct Progress<W: Write> {
     columns: Option<usize>,
     plan: ProgressPlan,
     smooth: Option<Smooth>,
+    /// Whether `smooth` holds the first record alone, whose steps also compiled kernels and timed algorithms: the second
+    /// has the rates to itself.
+    warming_up: bool,
     last_step: u64,
     drawn: bool,
 }
@@ -56,7 +59,7 @@ impl Progress<io::Stderr> {
 impl<W: Write> Progress<W> {
     /// Draws on `out`; `columns` is its width if it is a terminal.
     pub fn new(out: W, columns: Option<usize>, plan: ProgressPlan, first_step: u64) -> Self {
-        Self { out, columns, plan, smooth: None, last_step: first_step, drawn: false }
+        Self { out, columns, plan, smooth: None, warming_up: true, last_step: first_step, drawn: false }
     }
 
     /// Takes in a logged step and redraws. Failing to draw never fails a run.
@@ -67,6 +70,9 @@ impl<W: Write> Progress<W> {
         let forget = 1.0 - (-clips / self.plan.horizon_samples.max(1) as f64).exp();
         self.smooth = Some(match self.smooth.take() {
             None => Smooth::first(record),
+            Some(smooth) if std::mem::take(&mut self.warming_up) => {
+                Smooth { loss: smooth.loss, accuracy: smooth.accuracy, ..Smooth::first(record) }.then(record, forget)
+            }
             Some(smooth) => smooth.then(record, forget),
         });
         let fields = self.fields(record);

@@ -32,6 +32,10 @@ impl Cache {
         Cache { path, algorithms }
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub fn get(&self, key: &Key) -> Option<Algorithm> {
         self.algorithms.get(&key.to_string()).copied()
     }

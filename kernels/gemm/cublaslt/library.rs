@@ -8,11 +8,12 @@ use super::search;
 use super::tuning::{self, Tuning};
 use crate::cuda::gpu::{Gpu, Shared, Work, check, identity, lock};
 use crate::cuda::queue::Queue;
+use crate::cuda::{Audience, tell};
 use cubecl::prelude::*;
 use cudarc::cublaslt::{result as lt, sys};
 use cudarc::driver::sys as cu;
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex, Once};
 
 /// The library on one device; lives as long as the process.
 pub struct Library {
@@ -33,6 +34,17 @@ struct OwnStream {
     stream: cu::CUstream,
     before: cu::CUevent,
     after: cu::CUevent,
+}
+
+/// The first step of the first run on a machine stands still for this.
+fn announce_search(cache: Option<&Cache>) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        tell(Audience::User, || {
+            let kept = cache.map_or(String::new(), |cache| format!(", and kept in {}", cache.path().display()));
+            format!("looking for the fastest algorithm of each large matrix product, about a second each{kept}")
+        });
+    });
 }
 
 static LIBRARIES: LazyLock<Mutex<HashMap<usize, Result<&'static Library, String>>>> = LazyLock::new(Mutex::default);
@@ -99,6 +111,7 @@ impl Library {
         if let Some(algorithm) = known.filter(|algorithm| descriptors.accepts(self.handle.0, pointers, algorithm)) {
             return Ok(Plan { descriptors, algorithm });
         }
+        announce_search(cache.as_deref());
         let proposals = descriptors.proposals(self.handle.0, pointers, search::PROPOSALS).map_err(refused)?;
         let place = self.enter(queue)?;
         let fastest = search::fastest(&descriptors, place, pointers, &proposals);
