@@ -17,10 +17,13 @@ pub use record::{
 };
 pub use reference::reference;
 
-use crate::launch::{CUBES_X, UNITS};
+use crate::launch::CUBES_X;
 use crate::{Handle, KernelError};
 use cubecl::prelude::*;
 use record::{GBR, KIND, MATRIX, PLANES, ROOM, STRIDES, TABLES};
+
+/// Units of a cube. A frame of 224 pixels has some 130 words of planes a row: of more, half would wait.
+const UNITS: u32 = 128;
 
 /// Weighs the samples of a row for output `x`. `axis`: where the table begins; `at`: where the row does.
 #[cube]
@@ -58,46 +61,47 @@ fn scale_planes_kernel(records: &Array<u32>, out: &mut Array<u32>, rows: u32, wo
         let (stride, stride_of_others) =
             (records[(record + STRIDES) as usize], records[(record + comptime!(STRIDES + 1)) as usize]);
 
-        // A finished record has strides of 0 here.
-        #[unroll]
-        for plane in 0..3u32 {
-            let of_first = comptime!(plane == 0);
-            let mut at = 0u32.runtime();
-            let mut columns = stride;
-            if comptime!(!of_first) {
-                at = 4 * (stride + comptime!(plane - 1) * stride_of_others);
+        // All words of the three planes' rows at once, as they follow each other in `sums`. A finished record has strides
+        // of 0 here.
+        let mut word = UNIT_POS;
+        while word < stride + 2 * stride_of_others {
+            let mut plane = PLANES.runtime();
+            let mut table = TABLES.runtime();
+            let (mut columns, mut column) = (stride, word);
+            if word >= stride {
+                plane += 1;
+                table += 2;
                 columns = stride_of_others;
-            }
-            if columns > 0 {
-                let axis = record + records[(record + comptime!(if of_first { TABLES } else { TABLES + 2 })) as usize];
-                let pairs = records[axis as usize];
-                let entry = axis + 1 + y * (pairs + 1);
-                let start = records[entry as usize];
-                let first = record + records[(record + comptime!(PLANES + plane)) as usize];
-                let first = first + (start & 0xFFFF) * columns;
-                let half = start >> 16;
-                let mut column = UNIT_POS;
-                while column < columns {
-                    let (mut a, mut b, mut c, mut d) = (half, half, half, half);
-                    for tap in 0..2 * pairs {
-                        let weight = (records[(entry + 1 + tap / 2) as usize] >> (tap % 2 * 16)) & 0xFFFF;
-                        // The rows of taps without weight may not be there.
-                        if weight > 0 {
-                            let samples = records[(first + tap * columns + column) as usize];
-                            a += ((samples & 255) * weight) >> FRACTION_BITS;
-                            b += (((samples >> 8) & 255) * weight) >> FRACTION_BITS;
-                            c += (((samples >> 16) & 255) * weight) >> FRACTION_BITS;
-                            d += ((samples >> 24) * weight) >> FRACTION_BITS;
-                        }
-                    }
-                    let to = at + 4 * column;
-                    sums[to as usize] = i32::cast_from(a);
-                    sums[(to + 1) as usize] = i32::cast_from(b);
-                    sums[(to + 2) as usize] = i32::cast_from(c);
-                    sums[(to + 3) as usize] = i32::cast_from(d);
-                    column += UNITS;
+                column -= stride;
+                if column >= columns {
+                    plane += 1;
+                    column -= columns;
                 }
             }
+            let axis = record + records[(record + table) as usize];
+            let pairs = records[axis as usize];
+            let entry = axis + 1 + y * (pairs + 1);
+            let start = records[entry as usize];
+            let first = record + records[(record + plane) as usize] + (start & 0xFFFF) * columns + column;
+            let half = start >> 16;
+            let (mut a, mut b, mut c, mut d) = (half, half, half, half);
+            for tap in 0..2 * pairs {
+                let weight = (records[(entry + 1 + tap / 2) as usize] >> (tap % 2 * 16)) & 0xFFFF;
+                // The rows of taps without weight may not be there.
+                if weight > 0 {
+                    let samples = records[(first + tap * columns) as usize];
+                    a += ((samples & 255) * weight) >> FRACTION_BITS;
+                    b += (((samples >> 8) & 255) * weight) >> FRACTION_BITS;
+                    c += (((samples >> 16) & 255) * weight) >> FRACTION_BITS;
+                    d += ((samples >> 24) * weight) >> FRACTION_BITS;
+                }
+            }
+            let to = 4 * word;
+            sums[to as usize] = i32::cast_from(a);
+            sums[(to + 1) as usize] = i32::cast_from(b);
+            sums[(to + 2) as usize] = i32::cast_from(c);
+            sums[(to + 3) as usize] = i32::cast_from(d);
+            word += UNITS;
         }
         sync_cube();
 
