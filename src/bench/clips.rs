@@ -1,6 +1,6 @@
 //! The clips of `avion bench decode`: drawn from a folder of videos, or listed in a file.
 
-use crate::data::layout::{VIDEO_ENDINGS, is_named_like_a_video};
+use crate::data::folder::{VIDEO_ENDINGS, videos};
 use crate::video::{CropBox, VideoReader, random_resized_crop};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -49,9 +49,7 @@ impl Work {
     /// # Errors
     /// A folder that cannot be read, or no video in it.
     pub fn find(folder: &Path, frames: usize, stride: Option<u64>, clips: usize) -> Result<Self, String> {
-        let mut videos = Vec::new();
-        find(folder, &mut videos).map_err(|e| format!("{}: {e}", folder.display()))?;
-        videos.sort();
+        let videos = videos(folder, None).map_err(|(path, e)| format!("{}: {e}", path.display()))?;
         if videos.is_empty() {
             return Err(format!("no video ({}) under {}", VIDEO_ENDINGS.join(", "), folder.display()));
         }
@@ -145,18 +143,6 @@ fn pick(num_frames: u64, fps: f64, frames: usize, stride: Option<u64>, rng: &mut
     let start = rng.random_range(0..(num_frames.saturating_sub(span)).max(1));
     let place = |i: usize, part: f64| (i as f64 + part) * span as f64 / frames as f64;
     (0..frames).map(|i| (start + place(i, rng.random()) as u64).min(last)).collect()
-}
-
-fn find(folder: &Path, videos: &mut Vec<PathBuf>) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            find(&path, videos)?;
-        } else if is_named_like_a_video(&path) {
-            videos.push(path);
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

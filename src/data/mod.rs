@@ -7,6 +7,7 @@
 pub mod annotations;
 pub mod augment;
 pub mod failures;
+pub mod folder;
 pub mod layout;
 pub mod loader;
 pub mod manifest;

@@ -2,7 +2,7 @@
 
 use super::error::PrepareError;
 use crate::data::annotations::check_video_name;
-use crate::data::layout::{VIDEO_ENDINGS, is_named_like_a_video};
+use crate::data::folder::{VIDEO_ENDINGS, videos};
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -90,48 +90,25 @@ fn is_kinetics(stem: &str) -> bool {
 pub fn find(input: &Path, output: &Path) -> Result<(Vec<PathBuf>, PathBuf), PrepareError> {
     let read = |source| PrepareError::Read { path: input.to_owned(), source };
     let metadata = std::fs::metadata(input).map_err(read)?;
-    let (mut paths, root) = if metadata.is_dir() {
+    let (paths, root) = if metadata.is_dir() {
         let skip = output.canonicalize().ok();
         if skip == input.canonicalize().ok() {
             return Err(PrepareError::SameFolder { path: output.to_owned() });
         }
-        let mut paths = Vec::new();
-        walk(input, skip.as_deref(), &mut HashSet::new(), &mut paths)?;
-        (paths, input.to_owned())
+        // The output may lie below the input.
+        let paths = videos(input, skip.as_deref());
+        (paths.map_err(|(path, source)| PrepareError::Read { path, source })?, input.to_owned())
     } else {
-        let paths = read_list(input)?;
+        let mut paths = read_list(input)?;
         let root = common_folder(&paths);
+        paths.sort();
+        paths.dedup();
         (paths, root)
     };
     if paths.is_empty() {
         return Err(PrepareError::NoVideos { path: input.to_owned(), endings: VIDEO_ENDINGS.join(", ") });
     }
-    paths.sort();
-    paths.dedup();
     Ok((paths, root))
-}
-
-fn walk(
-    folder: &Path,
-    skip: Option<&Path>,
-    seen: &mut HashSet<PathBuf>,
-    paths: &mut Vec<PathBuf>,
-) -> Result<(), PrepareError> {
-    let read = |source| PrepareError::Read { path: folder.to_owned(), source };
-    // Links may lead in circles, and the output may lie below the input.
-    let real = folder.canonicalize().map_err(read)?;
-    if skip == Some(&*real) || !seen.insert(real) {
-        return Ok(());
-    }
-    for entry in std::fs::read_dir(folder).map_err(read)? {
-        let path = entry.map_err(read)?.path();
-        if path.is_dir() {
-            walk(&path, skip, seen, paths)?;
-        } else if is_named_like_a_video(&path) {
-            paths.push(path);
-        }
-    }
-    Ok(())
 }
 
 /// A path a line, relative ones to the list's folder; empty lines and those that begin with `#` do not count.

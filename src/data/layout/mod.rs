@@ -19,16 +19,6 @@ const FPS_TOLERANCE: f64 = 0.1;
 /// Frames that a list may count too many: DivX files with packed B-frames say one more than they hold.
 const MISCOUNTED: u64 = 1;
 
-/// Endings of files that are taken for videos where a folder is searched for them.
-pub const VIDEO_ENDINGS: [&str; 13] =
-    ["mp4", "mkv", "avi", "webm", "mov", "m4v", "mpg", "mpeg", "ts", "flv", "wmv", "3gp", "ogv"];
-
-/// Whether a path ends like a video's, in any case.
-pub fn is_named_like_a_video(path: &Path) -> bool {
-    let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_lowercase);
-    ending.is_some_and(|ending| VIDEO_ENDINGS.contains(&ending.as_str()))
-}
-
 /// Why a clip cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ClipError {
