@@ -97,13 +97,8 @@ impl Variant {
     fn new(pass: Pass, shape: &AttentionShape) -> Self {
         let padded = |streamed| shape.tokens.next_multiple_of(streamed);
         let (groups, streamed, stages) = match pass {
-            Pass::Forward if shape.tokens < 512 => {
-                if padded(112) < padded(80) {
-                    (2, 112, 3)
-                } else {
-                    (2, 80, 4)
-                }
-            }
+            Pass::Forward if shape.tokens < 512 && padded(112) < padded(80) => (2, 112, 3),
+            Pass::Forward if shape.tokens < 512 => (2, 80, 4),
             Pass::Forward if shape.tokens < 1024 => (3, 80, 4),
             Pass::Forward => (3, 112, 3),
             // Only here registers are left for longer tiles: fewer waits, where they do not pad more.

@@ -36,18 +36,18 @@ fn stats(args: DataStatsArgs) -> Result<u8> {
         step: given.or_else(|| stats::recorded_step_time(&recipe.output_dir().join("metrics.jsonl"))),
     };
     let sources = stats::load_sources(recipe)?;
-    let read = loader_config(recipe).read;
-    let decoder: Arc<dyn Decoder> = Arc::new(Ffmpeg { options: read });
+    let config = loader_config(recipe);
+    let decoder: Arc<dyn Decoder> = Arc::new(Ffmpeg { options: config.read });
     let progress = Progress::default();
     let show = |what: &str, share: f64| progress.show(what, share);
-    let (found, usable) = stats::gather(recipe, &sources, &loader_config(recipe), &options, &decoder, &show)?;
+    let (found, usable) = stats::gather(recipe, &sources, &config, &options, &decoder, &show)?;
     progress.show("frames for the contact sheet", 0.0);
     let names = recipe.data.labels.as_ref().map(|path| read_names(path, recipe.classify.classes)).transpose()?;
     let mut shown: Vec<&Source> = usable.iter().filter(|(set, _)| *set == "train").map(|(_, source)| source).collect();
     if shown.iter().all(|source| source.clips.is_empty()) {
         shown = usable.iter().map(|(_, source)| source).collect();
     }
-    let decoder: Arc<dyn Decoder> = Arc::new(Ffmpeg { options: read.for_evaluation() });
+    let decoder: Arc<dyn Decoder> = Arc::new(Ffmpeg { options: config.read.for_evaluation() });
     let sheet = stats::contact_sheet(&shown, &names.unwrap_or_default(), recipe.seed, &decoder)?;
     progress.clear();
 

@@ -20,9 +20,9 @@ const SHARE: f64 = 0.94;
 /// The driver's own share with compiled kernels, and the workspaces of matrix products, on CUDA.
 const CUDA_OVERHEAD: u64 = 400 << 20;
 
-/// What CUDA takes beyond the lines of the plan for each parameter, half bytes. Measured on an H200 beside
-/// [`CUDA_OVERHEAD`]: 0.3 GiB in all for 86 and 94 million, 0.5 for 150, 0.86 for 428.
-const HALF_BYTES_PER_PARAMETER: u64 = 3;
+/// What CUDA takes beyond the lines of the plan for each parameter, bytes. Measured on an H200 beside [`CUDA_OVERHEAD`]: 0.3
+/// GiB in all for 86 and 94 million, 0.5 for 150, 0.86 for 428.
+const CUDA_BYTES_PER_PARAMETER: f64 = 1.5;
 
 /// Small buffers: statistics, partial sums, tables.
 const SMALL_BUFFERS: u64 = 96 << 20;
@@ -150,6 +150,7 @@ impl MemoryPlan {
         let parameters = needs.parameters;
         let towers = needs.towers.as_slice();
         let averages = usize::from(Average::decay_of(recipe).is_some());
+        let cuda = CUDA_OVERHEAD + (CUDA_BYTES_PER_PARAMETER * parameters as f64) as u64;
         let made = if recipe.data.scale_on_device { needs.frame_bytes } else { 0 };
         let mut plan = MemoryPlan {
             parameters,
@@ -159,8 +160,7 @@ impl MemoryPlan {
             state: 4 * count(recipe.optim.state_names().len() + averages) * parameters,
             frames: count(clips) * (2 * needs.loaded_bytes + made),
             loss: needs.loss,
-            overhead: SMALL_BUFFERS
-                + if device.cuda { CUDA_OVERHEAD + HALF_BYTES_PER_PARAMETER * parameters / 2 } else { 0 },
+            overhead: SMALL_BUFFERS + if device.cuda { cuda } else { 0 },
             step: Arc::new(StepPlan::uniform(towers, Keep::NOTHING)),
             host_frames: (count(recipe.data.prefetch) + 2) * count(recipe.train.batch_size) * needs.loaded_bytes,
         };

@@ -1,8 +1,8 @@
 //! Decoding single pictures by way of the index: from the key frame before each, and no more than needed.
 //!
-//! Every prediction is checked. A packet must be where the index says; each packet that was fed (from NVDEC, each that is
-//! wanted) must come out as one picture, in order of presentation, undamaged. The first deviation ends with [`Outcome::Mistrust`],
-//! and the caller counts pictures from the start instead.
+//! Every prediction is checked. A packet must be where the index says; each packet that was fed (to NVDEC, each that
+//! is wanted) must come out as one picture, in order of presentation, undamaged. The first deviation ends with
+//! [`Outcome::Mistrust`], and the caller counts pictures from the start instead.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;

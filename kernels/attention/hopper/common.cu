@@ -343,6 +343,12 @@ __device__ __forceinline__ void pass_turn(int group) {
     if (GROUPS > 1) asm volatile("bar.arrive %0, 256;" ::"r"(group + 1 == GROUPS ? 1 : group + 2) : "memory");
 }
 
+// Takes a turn in which nothing is issued.
+__device__ __forceinline__ void skip_turn(int group) {
+    take_turn(group);
+    pass_turn(group);
+}
+
 // Place in the ring of stages, and how often it has gone round.
 struct Place {
     u32 stage = 0, parity = 0;
@@ -396,6 +402,15 @@ struct Layout {
         __syncthreads();
     }
 };
+
+// Lets a tile pass that only the other warpgroups need.
+template <typename Shared>
+__device__ __forceinline__ void skip_tile(const Shared& shared, const Place& place, int group, int lane) {
+    skip_turn(group);
+    barrier_wait(shared.first_full(place.stage), place.parity);
+    barrier_wait(shared.second_full(place.stage), place.parity);
+    if (lane == 0) barrier_arrive(shared.empty(place.stage));
+}
 
 // The stationary rows a block works on, and the tiles it streams past them.
 struct Item {

@@ -152,13 +152,7 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
                 if ((lane & 3) == 0 && own + 8 < tokens) out_lse[own + 8] = fmaf(max_high, SCALE, LN2 * log2_approx(sum_high));
             }
             // Tiles only the other warpgroups needed.
-            for (; tile < item.end; tile++, place.advance()) {
-                take_turn(group);
-                pass_turn(group);
-                barrier_wait(shared.first_full(place.stage), place.parity);
-                barrier_wait(shared.second_full(place.stage), place.parity);
-                if (lane == 0) barrier_arrive(shared.empty(place.stage));
-            }
+            for (; tile < item.end; tile++, place.advance()) skip_tile(shared, place, group, lane);
         }
     }
 }

@@ -57,16 +57,9 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
             // Tiles only the warpgroups before this one need, or all of them when it has no rows.
             int tile = item.begin, begin = item.end;
             if (row < tokens) begin = CAUSAL ? row / STREAMED : 0;
-            for (; tile < begin; tile++, place.advance()) {
-                take_turn(group);
-                pass_turn(group);
-                barrier_wait(shared.first_full(place.stage), place.parity);
-                barrier_wait(shared.second_full(place.stage), place.parity);
-                if (lane == 0) barrier_arrive(shared.empty(place.stage));
-            }
+            for (; tile < begin; tile++, place.advance()) skip_tile(shared, place, group, lane);
             if (row >= tokens) {
-                take_turn(group);
-                pass_turn(group);
+                skip_turn(group);
             } else {
                 // Queries past the end are zero, and so are their lse, delta and gradients: they add nothing.
                 float dk[32], dv[32], s[STREAMED / 2], dp[STREAMED / 2];
@@ -99,7 +92,7 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
                     for (int i = 0; i < STREAMED / 8; i++) {
                         shifts[i] = load_shared_pair(shared.stream_values(stage, 0) + values + i * 32);
                     }
-                    wgmma_wait<1>();  // the scores, and dV and dK of the tile before
+                    wgmma_wait<1>();  // the scores, and dK of the tile before; dV is done
                     pin(s);
                     pin(dv);
                     pin(dk);

@@ -71,8 +71,7 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
             int end = item.end, tile = 0;
             if (CAUSAL) end = min(end, (row + GROUP_ROWS - 1) / STREAMED + 1);
             if (row >= tokens) {
-                take_turn(group);
-                pass_turn(group);
+                skip_turn(group);
             } else {
                 float* out_delta = delta + value_offset(shape, item);
                 if ((lane & 3) == 0 && own < tokens) out_delta[own] = delta_low;
@@ -142,13 +141,7 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
                 store_column_sums(sums + sums_offset(shape, item, row, warp, 0), dq, SCALE, own, tokens, lane);
             }
             // Tiles only the other warpgroups needed.
-            for (; tile < item.end; tile++, place.advance()) {
-                take_turn(group);
-                pass_turn(group);
-                barrier_wait(shared.first_full(place.stage), place.parity);
-                barrier_wait(shared.second_full(place.stage), place.parity);
-                if (lane == 0) barrier_arrive(shared.empty(place.stage));
-            }
+            for (; tile < item.end; tile++, place.advance()) skip_tile(shared, place, group, lane);
         }
     }
 }
