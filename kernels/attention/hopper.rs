@@ -1,4 +1,4 @@
-//! FlashAttention for Hopper GPUs in CUDA C++: products on whole warpgroups (`wgmma`), copies by a warpgroup of their own.
+//! FlashAttention for Hopper GPUs in CUDA C++: products on whole warpgroups (`wgmma`), copies by the copy engine (TMA).
 //!
 //! Computes what [`super::forward`] and [`super::backward`] say for heads of 64. Forward is two products of
 //! `2 tokens^2 head_dim` operations per head, the backward seven (scores and their gradients are computed twice, once
@@ -15,7 +15,8 @@ use crate::{FloatKind, Handle};
 use cubecl::cuda::{CudaCompiler, CudaRuntime};
 use cubecl::features::Tma;
 use cubecl::prelude::*;
-use cubecl::server::{KernelArguments, MetadataBindingInfo};
+use cubecl::server::{KernelArguments, MetadataBindingInfo, TensorMapBinding, TensorMapMeta};
+use cubecl::zspace::{Shape, Strides, metadata::Metadata};
 use cubecl::{CompilationError, Compiler, CubeTask, Info};
 use cubecl_cpp::ComputeKernel;
 use cubecl_cpp::shared::{Body, Elem, Flags, Item, SharedMemory};
@@ -23,6 +24,9 @@ use std::any::Any;
 
 /// The head dimension these kernels are written for.
 pub const HEAD_DIM: usize = 64;
+
+/// Tokens of a box of a tensor map, as in the kernels.
+const BOX_ROWS: usize = 16;
 
 const COMMON: &str = include_str!("hopper/common.cu");
 
@@ -67,12 +71,13 @@ impl Pass {
         }
     }
 
-    /// Stationary matrices, f32 values per stationary row, f32 values per streamed row: as in the kernel's `Layout`.
-    fn shared(self) -> (usize, usize, usize) {
+    /// Stationary matrices, f32 values per stationary row, f32 values per streamed row, matrices written: as in the
+    /// kernel's `Layout`.
+    fn shared(self) -> (usize, usize, usize, usize) {
         match self {
-            Pass::Forward => (1, 0, 0),
-            Pass::Query => (3, 1, 0),
-            Pass::KeyValue => (2, 0, 2),
+            Pass::Forward => (1, 0, 0, 1),
+            Pass::Query => (3, 1, 0, 1),
+            Pass::KeyValue => (2, 0, 2, 2),
         }
     }
 }
@@ -101,8 +106,6 @@ impl Variant {
             Pass::Forward if shape.tokens < 512 => (2, 80, 4),
             Pass::Forward if shape.tokens < 1024 => (3, 80, 4),
             Pass::Forward => (3, 112, 3),
-            // Only here registers are left for longer tiles: fewer waits, where they do not pad more.
-            Pass::Query if shape.tokens >= 1024 && !shape.causal && padded(112) <= padded(80) => (2, 112, 3),
             Pass::Query | Pass::KeyValue => (2, 80, 4),
         };
         Variant { pass, groups, streamed, stages, causal: shape.causal, half: shape.kind == FloatKind::F16 }
@@ -119,8 +122,8 @@ impl Variant {
 
     /// Bytes of shared memory: as in the kernel's `Layout`, plus room to align to 1,024.
     fn shared_bytes(&self) -> usize {
-        let (stationary, row_values, streamed_values) = self.pass.shared();
-        let rows = self.rows() * (stationary * 2 * HEAD_DIM + row_values * 4);
+        let (stationary, row_values, streamed_values, written) = self.pass.shared();
+        let rows = self.rows() * ((stationary + written) * 2 * HEAD_DIM + row_values * 4);
         let tiles = self.stages * self.streamed * (2 * 2 * HEAD_DIM + streamed_values * 4);
         let barriers = (3 * self.stages + 2) * 8;
         rows + tiles + barriers + 1024
@@ -128,7 +131,7 @@ impl Variant {
 
     fn source(&self) -> String {
         // Per thread, of the 504 or 512 that the launch bounds leave to one thread of each warpgroup together.
-        let (consumer, producer) = if self.groups == 2 { (232, 40) } else { (160, 32) };
+        let (consumer, producer) = if self.groups == 2 { (240, 24) } else { (160, 24) };
         let defines = [
             ("GROUPS", self.groups),
             ("STREAMED", self.streamed),
@@ -277,7 +280,7 @@ pub(super) fn forward<R: Runtime>(
     output: &Handle,
     lse: &Handle,
 ) {
-    launch(client, shape, Pass::Forward, &[qkv, output, lse]);
+    launch(client, shape, Pass::Forward, &[(qkv, 3), (output, 1)], &[lse]);
 }
 
 /// As [`super::backward`], for shapes that are [`supported`] and checked.
@@ -294,8 +297,9 @@ pub(super) fn backward<R: Runtime>(
     sums: &Handle,
     d_bias: &Handle,
 ) {
-    launch(client, shape, Pass::Query, &[qkv, output, lse, d_output, d_qkv, delta, sums]);
-    launch(client, shape, Pass::KeyValue, &[qkv, lse, d_output, delta, d_qkv, sums]);
+    let mapped = [(qkv, 3), (output, 1), (d_output, 1), (d_qkv, 3)];
+    launch(client, shape, Pass::Query, &mapped, &[lse, delta, sums]);
+    launch(client, shape, Pass::KeyValue, &[mapped[0], mapped[2], mapped[3]], &[lse, delta, sums]);
     let columns = 3 * shape.heads * shape.head_dim;
     column_sum(client, sums.clone(), FloatKind::F32, shape.sum_rows(), columns, d_bias.clone());
 }
@@ -304,7 +308,14 @@ fn cuda<R: Runtime>(client: &ComputeClient<R>) -> Option<&ComputeClient<CudaRunt
     (client as &dyn Any).downcast_ref()
 }
 
-fn launch<R: Runtime>(client: &ComputeClient<R>, shape: &AttentionShape, pass: Pass, buffers: &[&Handle]) {
+/// `mapped` are buffers `[batch, tokens, n, heads, 64]` with their `n`.
+fn launch<R: Runtime>(
+    client: &ComputeClient<R>,
+    shape: &AttentionShape,
+    pass: Pass,
+    mapped: &[(&Handle, usize)],
+    buffers: &[&Handle],
+) {
     let Some(client) = cuda(client) else { return };
     let variant = Variant::new(pass, shape);
     let items = shape.tokens.div_ceil(variant.rows()) * shape.batch * shape.heads;
@@ -312,9 +323,30 @@ fn launch<R: Runtime>(client: &ComputeClient<R>, shape: &AttentionShape, pass: P
     let blocks = client.properties().hardware.num_streaming_multiprocessors.unwrap_or(132).min(items as u32);
     let data = vec![shape.batch as u64 | (shape.tokens as u64) << 32, shape.heads as u64];
     let info = MetadataBindingInfo { dynamic_metadata_offset: data.len(), data };
+    let maps = mapped.iter().map(|(buffer, n)| TensorMapBinding::new((*buffer).clone().binding(), map(shape, *n)));
     let arguments = KernelArguments::new()
+        .with_tensor_maps(maps.collect())
         .with_buffers(buffers.iter().map(|buffer| (*buffer).clone().binding()).collect())
         .with_info(info);
-    // SAFETY: the kernels check rows against `tokens`; the caller has checked the buffers' sizes.
+    // SAFETY: the kernels check rows against `tokens`, tensor maps do; the caller has checked the buffers' sizes.
     unsafe { client.launch_unchecked(Box::new(variant), CubeCount::Static(blocks, 1, 1), arguments) }
+}
+
+/// `[batch, tokens, n * heads, 64]` in boxes of 16 tokens of one head, swizzled as the kernels read them.
+fn map(shape: &AttentionShape, n: usize) -> TensorMapMeta {
+    let columns = n * shape.heads;
+    let row = columns * HEAD_DIM;
+    TensorMapMeta {
+        format: TensorMapFormat::Tiled(TiledArgs { tile_size: Shape::new([1, BOX_ROWS, 1, HEAD_DIM]) }),
+        metadata: Metadata::new(
+            Shape::new([shape.batch, shape.tokens, columns, HEAD_DIM]),
+            Strides::new(&[shape.tokens * row, row, HEAD_DIM, 1]),
+        ),
+        elem_stride: Strides::new(&[1, 1, 1, 1]),
+        interleave: TensorMapInterleave::None,
+        swizzle: TensorMapSwizzle::B128,
+        prefetch: TensorMapPrefetch::B128,
+        oob_fill: OobFill::Zero,
+        storage_ty: crate::with_float!(shape.kind, F => F::as_type_native_unchecked().storage_type()),
+    }
 }

@@ -1,9 +1,10 @@
 // FlashAttention for Hopper (sm_90a), head dimension 64: what the three kernels share.
 //
 // A block owns GROUPS warpgroups of 64 "stationary" rows each, held in registers as the A operand of every product, and
-// streams tiles of STREAMED rows of two other matrices through shared memory. One more warpgroup only copies
-// (cp.async, completing on mbarriers), so copies run ahead of the products by up to STAGES tiles. Blocks are persistent:
-// each takes every gridDim.x-th item, and the copies of an item overlap the products of the one before.
+// streams tiles of STREAMED rows of two other matrices through shared memory. A warp of one more warpgroup only copies
+// (tensor memory accelerator, completing on mbarriers), so copies run ahead of the products by up to STAGES tiles; results
+// leave by the same engine, through shared memory of their own. Blocks are persistent: each takes every gridDim.x-th item,
+// and the copies of an item overlap the products of the one before.
 //
 //   kernel     stationary   streamed   products per tile
 //   forward    Q            K, V       S = Q K^T;   O += P V
@@ -30,7 +31,7 @@ constexpr float SCALE = 0.125f;  // 1 / sqrt(HEAD_DIM)
 constexpr float LOG2E = 1.4426950408889634f;
 constexpr float LN2 = 0.6931471805599453f;
 constexpr float SCALE_LOG2 = SCALE * LOG2E;
-constexpr int PRODUCERS = 128;
+constexpr int PRODUCERS = 128;  // of which one warp copies
 #ifndef INFINITY
 #define INFINITY __int_as_float(0x7f800000)
 #endif
@@ -101,27 +102,33 @@ __device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
         ::"r"(barrier), "r"(parity) : "memory");
 }
 
-
-__device__ __forceinline__ void copy_16(u32 to, const void* from, bool present) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(present ? 16 : 0) : "memory");
-}
-
 __device__ __forceinline__ void copy_4(u32 to, const void* from, bool present) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(present ? 4 : 0) : "memory");
 }
 
-// Rows first.. of a head's [tokens, 64] (rows `stride` elements apart) into a swizzled tile; rows past the end are zero.
+// A tensor `[batch, tokens, columns, 64]` as the copy engine sees it, in boxes of BOX_ROWS tokens of one column, swizzled in
+// shared memory as above. Rows past the end are read as zero and not written. Keys in `[batch, tokens, 3, heads, 64]`
+// are columns heads + head.
+struct alignas(64) TensorMap {
+    u64 words[16];
+};
+constexpr int BOX_ROWS = 16;
+
+__device__ __forceinline__ void barrier_arrive_expecting(u32 barrier, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
+// Rows first.. of a column into a tile, a box a lane; arrives at `barrier`, with what has been copied, once.
 template <int ROWS>
-__device__ __forceinline__ void copy_tile(u32 to, const u16* from, u32 stride, int first, int tokens, int thread) {
-    constexpr int STEP = PRODUCERS / 8;
-    int row = thread >> 3, chunk = thread & 7;
-    to += row * ROW_BYTES + ((chunk ^ (row & 7)) << 4);
-    const u16* source = from + (size_t)(first + row) * stride + chunk * 8;
-#pragma unroll
-    for (int i = 0; i < ROWS / STEP; i++) {
-        bool present = first + row + i * STEP < tokens;
-        copy_16(to + i * STEP * ROW_BYTES, present ? source : from, present);
-        source += (size_t)STEP * stride;
+__device__ __forceinline__ void copy_tile(u32 to, const TensorMap& from, int column, int first, int batch, u32 barrier, int lane) {
+    static_assert(ROWS % BOX_ROWS == 0 && ROWS / BOX_ROWS <= 32, "boxes of a tile");
+    if (lane == 0) barrier_arrive_expecting(barrier, ROWS * ROW_BYTES);
+    __syncwarp();
+    if (lane < ROWS / BOX_ROWS) {
+        asm volatile(
+            "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], [%6];"
+            ::"r"(to + lane * BOX_ROWS * ROW_BYTES), "l"(&from), "r"(0), "r"(column), "r"(first + lane * BOX_ROWS), "r"(batch),
+              "r"(barrier) : "memory");
     }
 }
 
@@ -129,9 +136,9 @@ __device__ __forceinline__ void copy_tile(u32 to, const u16* from, u32 stride, i
 template <int ROWS>
 __device__ __forceinline__ void copy_values(u32 to, const float* from, int first, int tokens, int thread) {
 #pragma unroll
-    for (int i = 0; i < (ROWS + PRODUCERS - 1) / PRODUCERS; i++) {
-        int row = thread + i * PRODUCERS;
-        if (ROWS % PRODUCERS == 0 || row < ROWS) {
+    for (int i = 0; i < (ROWS + 31) / 32; i++) {
+        int row = thread + i * 32;
+        if (ROWS % 32 == 0 || row < ROWS) {
             bool present = first + row < tokens;
             copy_4(to + row * 4, present ? from + first + row : from, present);
         }
@@ -272,37 +279,37 @@ __device__ __forceinline__ float quad_sum(float x) {
     return x + __shfl_xor_sync(~0u, x, 2);
 }
 
-// Four words of four lanes, transposed, so that each lane can write 16 bytes that lie together.
-__device__ __forceinline__ uint4 quad_transpose(u32 a, u32 b, u32 c, u32 d, int lane) {
-    bool odd = lane & 1, upper = lane & 2;
-    u32 x = __shfl_xor_sync(~0u, odd ? a : b, 1), y = __shfl_xor_sync(~0u, odd ? c : d, 1);
-    if (odd) { a = x; c = y; } else { b = x; d = y; }
-    x = __shfl_xor_sync(~0u, upper ? a : c, 2), y = __shfl_xor_sync(~0u, upper ? b : d, 2);
-    if (upper) { a = x; b = y; } else { c = x; d = y; }
-    return make_uint4(a, b, c, d);
-}
-
-// Rows row.. of accumulators [64, 64], times `low` (rows 0-7 of each warp's 16) and `high`, to rows `stride` apart.
+// Rows row.. of accumulators [64, 64], times `low` (rows 0-7 of each warp's 16) and `high`, to a column of a tensor, by way
+// of the warp's own 16 rows of shared memory at `by`. Returns before they are written.
 __device__ __forceinline__ void store_rows(
-    u16* to, u32 stride, int row, int tokens, const float (&d)[32], float low, float high, int warp, int lane) {
-    int first = row + warp * 16 + (lane >> 2);
-    u16* out = to + (size_t)first * stride + (lane & 3) * 8;
+    const TensorMap& to, int column, int row, int batch, const float (&d)[32], float low, float high, u32 by, int warp, int lane) {
+    // What lay there has been read.
+    if (lane == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+    __syncwarp();
+    int place = lane & 15;
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        float factor = half ? high : low;
+    for (int i = 0; i < 4; i++) {
+        u32 words[4];
 #pragma unroll
-        for (int part = 0; part < 2; part++) {
-            u32 words[4];
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                int at = 4 * (part * 4 + i) + 2 * half;
-                words[i] = pack(d[at] * factor, d[at + 1] * factor);
-            }
-            uint4 chunk = quad_transpose(words[0], words[1], words[2], words[3], lane);
-            if (first + half * 8 < tokens) *(uint4*)(out + (size_t)half * 8 * stride + part * 32) = chunk;
+        for (int j = 0; j < 4; j++) {
+            float factor = j & 1 ? high : low;
+            words[j] = pack(d[8 * i + 2 * j] * factor, d[8 * i + 2 * j + 1] * factor);
         }
+        u32 at = by + place * ROW_BYTES + (((2 * i + (lane >> 4)) ^ (place & 7)) << 4);
+        asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
+                     ::"r"(at), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");
+    }
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    __syncwarp();
+    if (lane == 0) {
+        asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3, %4}], [%5];"
+                     ::"l"(&to), "r"(0), "r"(column), "r"(row + warp * BOX_ROWS), "r"(batch), "r"(by) : "memory");
+        asm volatile("cp.async.bulk.commit_group;" ::: "memory");
     }
 }
+
+// Before a thread ends: its stores have read shared memory.
+__device__ __forceinline__ void finish_stores() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
 // Adds pairs of lanes that are 2 KEEP apart: each keeps KEEP sums of the 2 KEEP it has. Not a loop over KEEP: that would not
 // be unrolled, and `sums` would lie in memory.
@@ -360,21 +367,29 @@ struct Place {
     }
 };
 
-// Shared memory: STATIONARY tiles of BLOCK_ROWS rows, STAGES pairs of streamed tiles, values of rows, barriers.
-template <int STATIONARY, int VALUES, int STAGE_VALUES>
+// Shared memory: STATIONARY tiles of BLOCK_ROWS rows, STAGES pairs of streamed tiles, OUT tiles on their way out, values of
+// rows, barriers.
+template <int STATIONARY, int VALUES, int STAGE_VALUES, int OUT>
 struct Layout {
     static constexpr int STATIONARY_BYTES = BLOCK_ROWS * ROW_BYTES;
     static constexpr int STREAM = STATIONARY * STATIONARY_BYTES;
-    static constexpr int ROW_VALUES = STREAM + STAGES * 2 * TILE_BYTES;
+    static constexpr int OUTPUT = STREAM + STAGES * 2 * TILE_BYTES;
+    static constexpr int ROW_VALUES = OUTPUT + OUT * STATIONARY_BYTES;
     static constexpr int STREAM_VALUES = ROW_VALUES + VALUES * BLOCK_ROWS * 4;
     static constexpr int BARRIERS = STREAM_VALUES + STAGES * STAGE_VALUES * STREAMED * 4;
     static constexpr int BYTES = BARRIERS + (3 * STAGES + 2) * 8;
     static_assert(BYTES + 1024 <= SHARED_BYTES, "the launcher's sum is wrong");
+    // Arrivals at a barrier: of a tile, with the bytes it expects, one; of values, one a lane.
+    static constexpr int FULL = 1 + (STAGE_VALUES ? 32 : 0);
     u32 base;
 
     __device__ __forceinline__ u32 stationary(int i) const { return base + i * STATIONARY_BYTES; }
     __device__ __forceinline__ u32 first(u32 stage) const { return base + STREAM + stage * 2 * TILE_BYTES; }
     __device__ __forceinline__ u32 second(u32 stage) const { return first(stage) + TILE_BYTES; }
+    // A warp's 16 rows of the i-th matrix on its way out.
+    __device__ __forceinline__ u32 output(int i, int group, int warp) const {
+        return base + OUTPUT + i * STATIONARY_BYTES + (group * 4 + warp) * BOX_ROWS * ROW_BYTES;
+    }
     __device__ __forceinline__ u32 row_values() const { return base + ROW_VALUES; }
     __device__ __forceinline__ u32 stream_values(u32 stage, int i) const {
         return base + STREAM_VALUES + (stage * STAGE_VALUES + i) * STREAMED * 4;
@@ -391,11 +406,11 @@ struct Layout {
         base = (shared_address(memory) + 1023) & ~1023u;
         if (threadIdx.x == 0) {
             for (int i = 0; i < STAGES; i++) {
-                barrier_init(first_full(i), PRODUCERS);
-                barrier_init(second_full(i), PRODUCERS);
+                barrier_init(first_full(i), FULL);
+                barrier_init(second_full(i), FULL);
                 barrier_init(empty(i), GROUPS * 4);
             }
-            barrier_init(stationary_full(), PRODUCERS);
+            barrier_init(stationary_full(), STATIONARY + (VALUES ? 32 : 0));
             barrier_init(stationary_empty(), GROUPS * 4);
             asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         }
@@ -440,16 +455,7 @@ __device__ __forceinline__ u32 item_count(const Shape& shape) {
     return (shape.tokens + BLOCK_ROWS - 1) / BLOCK_ROWS * shape.batch * shape.heads;
 }
 
-// First element of a head in packed `[batch, tokens, 3, heads, 64]`, and distance of its rows.
-__device__ __forceinline__ size_t packed_offset(const Shape& shape, const Item& item, int which) {
-    return (((size_t)item.batch * shape.tokens * 3 + which) * shape.heads + item.head) * HEAD_DIM;
-}
-__device__ __forceinline__ u32 packed_stride(const Shape& shape) { return 3 * shape.heads * HEAD_DIM; }
-
-// The same in `[batch, tokens, heads * 64]`, and in `[batch, heads, tokens]`.
-__device__ __forceinline__ size_t offset(const Shape& shape, const Item& item) {
-    return ((size_t)item.batch * shape.tokens * shape.heads + item.head) * HEAD_DIM;
-}
+// First value of a head in `[batch, heads, tokens]`.
 __device__ __forceinline__ size_t value_offset(const Shape& shape, const Item& item) {
     return ((size_t)item.batch * shape.heads + item.head) * shape.tokens;
 }

@@ -1,32 +1,32 @@
 // Forward: output and the log of each row's softmax sum.
 
 extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_attention_forward(
-    const u16* __restrict__ qkv, u16* __restrict__ output, float* __restrict__ lse, const __grid_constant__ Shape shape) {
+    const __grid_constant__ TensorMap qkv, const __grid_constant__ TensorMap output, const void*, const void*,
+    float* __restrict__ lse, const __grid_constant__ Shape shape) {
     extern __shared__ char memory[];
-    Layout<1, 0, 0> shared;
+    Layout<1, 0, 0, 1> shared;
     shared.init(memory);
     int group = (int)__shfl_sync(~0u, threadIdx.x / 128, 0) - 1, thread = threadIdx.x % 128;
     int warp = thread / 32, lane = thread % 32;
     int tokens = shape.tokens;
-    u32 stride = packed_stride(shape), items = item_count(shape);
+    u32 items = item_count(shape);
     Place place;
     u32 round = 0;
 
     if (group < 0) {
         BECOME_PRODUCER();
+        if (warp > 0) return;
         for (u32 index = blockIdx.x; index < items; index += gridDim.x, round ^= 1) {
             Item item(index, shape, true);
             barrier_wait(shared.stationary_empty(), round ^ 1);
-            copy_tile<BLOCK_ROWS>(shared.stationary(0), qkv + packed_offset(shape, item, 0), stride, item.row, tokens, thread);
-            barrier_arrive_after_copies(shared.stationary_full());
-            const u16* keys = qkv + packed_offset(shape, item, 1);
-            const u16* values = qkv + packed_offset(shape, item, 2);
+            copy_tile<BLOCK_ROWS>(shared.stationary(0), qkv, item.head, item.row, item.batch, shared.stationary_full(), lane);
+            int column = shape.heads + item.head;
             for (int tile = item.begin; tile < item.end; tile++, place.advance()) {
                 barrier_wait(shared.empty(place.stage), place.parity ^ 1);
-                copy_tile<STREAMED>(shared.first(place.stage), keys, stride, tile * STREAMED, tokens, thread);
-                barrier_arrive_after_copies(shared.first_full(place.stage));
-                copy_tile<STREAMED>(shared.second(place.stage), values, stride, tile * STREAMED, tokens, thread);
-                barrier_arrive_after_copies(shared.second_full(place.stage));
+                u32 stage = place.stage;
+                int first = tile * STREAMED;
+                copy_tile<STREAMED>(shared.first(stage), qkv, column, first, item.batch, shared.first_full(stage), lane);
+                copy_tile<STREAMED>(shared.second(stage), qkv, column + shape.heads, first, item.batch, shared.second_full(stage), lane);
             }
         }
     } else {
@@ -145,8 +145,7 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
                 if (lane == 0) barrier_arrive(shared.empty(place.stage));
                 place.advance();
 
-                u16* out = output + offset(shape, item);
-                store_rows(out, shape.heads * HEAD_DIM, row, tokens, o, reciprocal(sum_low), reciprocal(sum_high), warp, lane);
+                store_rows(output, item.head, row, item.batch, o, reciprocal(sum_low), reciprocal(sum_high), shared.output(0, group, warp), warp, lane);
                 float* out_lse = lse + value_offset(shape, item);
                 if ((lane & 3) == 0 && own < tokens) out_lse[own] = fmaf(max_low, SCALE, LN2 * log2_approx(sum_low));
                 if ((lane & 3) == 0 && own + 8 < tokens) out_lse[own + 8] = fmaf(max_high, SCALE, LN2 * log2_approx(sum_high));
@@ -154,5 +153,6 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
             // Tiles only the other warpgroups needed.
             for (; tile < item.end; tile++, place.advance()) skip_tile(shared, place, group, lane);
         }
+        if (lane == 0) finish_stores();
     }
 }

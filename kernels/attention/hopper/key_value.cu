@@ -1,41 +1,40 @@
 // Backward, second half: the gradients of the keys and the values.
 
 extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_attention_key_value(
-    const u16* __restrict__ qkv, const float* __restrict__ lse, const u16* __restrict__ d_output,
-    const float* __restrict__ delta, u16* __restrict__ d_qkv, float* __restrict__ sums, const __grid_constant__ Shape shape) {
+    const __grid_constant__ TensorMap qkv, const __grid_constant__ TensorMap d_output, const __grid_constant__ TensorMap d_qkv,
+    const void*, const void*, const void*, const float* __restrict__ lse, const float* __restrict__ delta,
+    float* __restrict__ sums, const __grid_constant__ Shape shape) {
     extern __shared__ char memory[];
-    Layout<2, 0, 2> shared;
+    Layout<2, 0, 2, 2> shared;
     shared.init(memory);
     int group = (int)__shfl_sync(~0u, threadIdx.x / 128, 0) - 1, thread = threadIdx.x % 128;
     int warp = thread / 32, lane = thread % 32;
     int tokens = shape.tokens;
-    u32 packed = packed_stride(shape), stride = shape.heads * HEAD_DIM, items = item_count(shape);
+    u32 items = item_count(shape);
     Place place;
     u32 round = 0;
 
     if (group < 0) {
         BECOME_PRODUCER();
+        if (warp > 0) return;
         for (u32 index = blockIdx.x; index < items; index += gridDim.x, round ^= 1) {
             Item item(index, shape, false);
             barrier_wait(shared.stationary_empty(), round ^ 1);
             for (int i = 0; i < 2; i++) {
-                const u16* from = qkv + packed_offset(shape, item, 1 + i);
-                copy_tile<BLOCK_ROWS>(shared.stationary(i), from, packed, item.row, tokens, thread);
+                int column = (1 + i) * shape.heads + item.head;
+                copy_tile<BLOCK_ROWS>(shared.stationary(i), qkv, column, item.row, item.batch, shared.stationary_full(), lane);
             }
-            barrier_arrive_after_copies(shared.stationary_full());
-            const u16* queries = qkv + packed_offset(shape, item, 0);
-            const u16* gradients = d_output + offset(shape, item);
             const float* item_lse = lse + value_offset(shape, item);
             const float* item_delta = delta + value_offset(shape, item);
             for (int tile = item.begin; tile < item.end; tile++, place.advance()) {
                 u32 stage = place.stage;
                 int first = tile * STREAMED;
                 barrier_wait(shared.empty(stage), place.parity ^ 1);
-                copy_tile<STREAMED>(shared.first(stage), queries, packed, first, tokens, thread);
-                copy_values<STREAMED>(shared.stream_values(stage, 0), item_lse, first, tokens, thread);
+                copy_tile<STREAMED>(shared.first(stage), qkv, item.head, first, item.batch, shared.first_full(stage), lane);
+                copy_values<STREAMED>(shared.stream_values(stage, 0), item_lse, first, tokens, lane);
                 barrier_arrive_after_copies(shared.first_full(stage));
-                copy_tile<STREAMED>(shared.second(stage), gradients, stride, first, tokens, thread);
-                copy_values<STREAMED>(shared.stream_values(stage, 1), item_delta, first, tokens, thread);
+                copy_tile<STREAMED>(shared.second(stage), d_output, item.head, first, item.batch, shared.second_full(stage), lane);
+                copy_values<STREAMED>(shared.stream_values(stage, 1), item_delta, first, tokens, lane);
                 barrier_arrive_after_copies(shared.second_full(stage));
             }
         }
@@ -147,11 +146,13 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
                 pin(dv);
                 pin(dk);
                 if (lane == 0) barrier_arrive(shared.empty(last));
-                store_rows(d_qkv + packed_offset(shape, item, 1), packed, row, tokens, dk, SCALE, SCALE, warp, lane);
-                store_rows(d_qkv + packed_offset(shape, item, 2), packed, row, tokens, dv, 1.0f, 1.0f, warp, lane);
+                int column = shape.heads + item.head;
+                store_rows(d_qkv, column, row, item.batch, dk, SCALE, SCALE, shared.output(0, group, warp), warp, lane);
+                store_rows(d_qkv, column + shape.heads, row, item.batch, dv, 1.0f, 1.0f, shared.output(1, group, warp), warp, lane);
                 store_column_sums(sums + sums_offset(shape, item, row, warp, 1), dk, SCALE, own, tokens, lane);
                 store_column_sums(sums + sums_offset(shape, item, row, warp, 2), dv, 1.0f, own, tokens, lane);
             }
         }
+        if (lane == 0) finish_stores();
     }
 }

@@ -1,39 +1,38 @@
 // Backward, first half: the gradient of the queries, and delta = sum over d of output * d_output for the second half.
 
 extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_attention_query(
-    const u16* __restrict__ qkv, const u16* __restrict__ output, const float* __restrict__ lse,
-    const u16* __restrict__ d_output, u16* __restrict__ d_qkv, float* __restrict__ delta, float* __restrict__ sums,
-    const __grid_constant__ Shape shape) {
+    const __grid_constant__ TensorMap qkv, const __grid_constant__ TensorMap output, const __grid_constant__ TensorMap d_output,
+    const __grid_constant__ TensorMap d_qkv, const void*, const void*, const void*, const void*,
+    const float* __restrict__ lse, float* __restrict__ delta, float* __restrict__ sums, const __grid_constant__ Shape shape) {
     extern __shared__ char memory[];
-    Layout<3, 1, 0> shared;
+    Layout<3, 1, 0, 1> shared;
     shared.init(memory);
     int group = (int)__shfl_sync(~0u, threadIdx.x / 128, 0) - 1, thread = threadIdx.x % 128;
     int warp = thread / 32, lane = thread % 32;
     int tokens = shape.tokens;
-    u32 packed = packed_stride(shape), stride = shape.heads * HEAD_DIM, items = item_count(shape);
+    u32 items = item_count(shape);
     Place place;
     u32 round = 0;
 
     if (group < 0) {
         BECOME_PRODUCER();
+        if (warp > 0) return;
         for (u32 index = blockIdx.x; index < items; index += gridDim.x, round ^= 1) {
             Item item(index, shape, true);
             barrier_wait(shared.stationary_empty(), round ^ 1);
-            const u16* query = qkv + packed_offset(shape, item, 0);
-            size_t at = offset(shape, item);
-            copy_tile<BLOCK_ROWS>(shared.stationary(0), query, packed, item.row, tokens, thread);
-            copy_tile<BLOCK_ROWS>(shared.stationary(1), d_output + at, stride, item.row, tokens, thread);
-            copy_tile<BLOCK_ROWS>(shared.stationary(2), output + at, stride, item.row, tokens, thread);
-            copy_values<BLOCK_ROWS>(shared.row_values(), lse + value_offset(shape, item), item.row, tokens, thread);
-            barrier_arrive_after_copies(shared.stationary_full());
-            const u16* keys = qkv + packed_offset(shape, item, 1);
-            const u16* values = qkv + packed_offset(shape, item, 2);
+            u32 full = shared.stationary_full();
+            copy_tile<BLOCK_ROWS>(shared.stationary(0), qkv, item.head, item.row, item.batch, full, lane);
+            copy_tile<BLOCK_ROWS>(shared.stationary(1), d_output, item.head, item.row, item.batch, full, lane);
+            copy_tile<BLOCK_ROWS>(shared.stationary(2), output, item.head, item.row, item.batch, full, lane);
+            copy_values<BLOCK_ROWS>(shared.row_values(), lse + value_offset(shape, item), item.row, tokens, lane);
+            barrier_arrive_after_copies(full);
+            int column = shape.heads + item.head;
             for (int tile = item.begin; tile < item.end; tile++, place.advance()) {
                 barrier_wait(shared.empty(place.stage), place.parity ^ 1);
-                copy_tile<STREAMED>(shared.first(place.stage), keys, packed, tile * STREAMED, tokens, thread);
-                barrier_arrive_after_copies(shared.first_full(place.stage));
-                copy_tile<STREAMED>(shared.second(place.stage), values, packed, tile * STREAMED, tokens, thread);
-                barrier_arrive_after_copies(shared.second_full(place.stage));
+                u32 stage = place.stage;
+                int first = tile * STREAMED;
+                copy_tile<STREAMED>(shared.first(stage), qkv, column, first, item.batch, shared.first_full(stage), lane);
+                copy_tile<STREAMED>(shared.second(stage), qkv, column + shape.heads, first, item.batch, shared.second_full(stage), lane);
             }
         }
     } else {
@@ -137,11 +136,12 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
                 wgmma_wait<0>();
                 pin(dq);
                 if (lane == 0) barrier_arrive(shared.empty(last));
-                store_rows(d_qkv + packed_offset(shape, item, 0), packed, row, tokens, dq, SCALE, SCALE, warp, lane);
+                store_rows(d_qkv, item.head, row, item.batch, dq, SCALE, SCALE, shared.output(0, group, warp), warp, lane);
                 store_column_sums(sums + sums_offset(shape, item, row, warp, 0), dq, SCALE, own, tokens, lane);
             }
             // Tiles only the other warpgroups needed.
             for (; tile < item.end; tile++, place.advance()) skip_tile(shared, place, group, lane);
         }
+        if (lane == 0) finish_stores();
     }
 }
