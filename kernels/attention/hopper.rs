@@ -97,15 +97,17 @@ struct Variant {
 }
 
 impl Variant {
-    /// Measured best on an H200. Short sequences waste fewer rows with two groups; with three, more warps hide the
-    /// softmax's latency, but only the forward kernel has registers for that.
+    /// Measured best on an H200. With three groups more warps hide the softmax's latency, but only the forward kernel has
+    /// registers for that, and short sequences may waste fewer rows with two.
     fn new(pass: Pass, shape: &AttentionShape) -> Self {
-        let padded = |streamed| shape.tokens.next_multiple_of(streamed);
+        let padded = |rows| shape.tokens.next_multiple_of(rows);
+        let longer = padded(112) <= padded(80);
+        let three = shape.tokens >= 512 || padded(3 * 64) < padded(2 * 64);
         let (groups, streamed, stages) = match pass {
-            Pass::Forward if shape.tokens < 512 && padded(112) < padded(80) => (2, 112, 3),
-            Pass::Forward if shape.tokens < 512 => (2, 80, 4),
-            Pass::Forward if shape.tokens < 1024 => (3, 80, 4),
-            Pass::Forward => (3, 112, 3),
+            Pass::Forward if three && longer => (3, 112, 5),
+            Pass::Forward if three => (3, 80, 4),
+            Pass::Forward if longer => (2, 112, 3),
+            Pass::Forward => (2, 80, 4),
             Pass::Query | Pass::KeyValue => (2, 80, 4),
         };
         Variant { pass, groups, streamed, stages, causal: shape.causal, half: shape.kind == FloatKind::F16 }
@@ -242,7 +244,7 @@ impl CubeTask<CudaCompiler> for Variant {
 pub fn sources() -> Vec<(String, String)> {
     let mut sources = Vec::new();
     for (kind, causal) in [(FloatKind::Bf16, false), (FloatKind::Bf16, true)] {
-        // Fewer rows wasted by either tile of the short variant, then the two longer ones.
+        // Two warpgroups and three, with either tile.
         for tokens in [77, 224, 785, 1568] {
             let shape = AttentionShape { batch: 1, tokens, heads: 1, head_dim: HEAD_DIM, causal, kind };
             for pass in [Pass::Forward, Pass::Query, Pass::KeyValue] {
@@ -321,7 +323,9 @@ fn launch<R: Runtime>(
     let items = shape.tokens.div_ceil(variant.rows()) * shape.batch * shape.heads;
     // Blocks stay and take every so many-th item: one per multiprocessor, which their shared memory and registers fill.
     let blocks = client.properties().hardware.num_streaming_multiprocessors.unwrap_or(132).min(items as u32);
-    let data = vec![shape.batch as u64 | (shape.tokens as u64) << 32, shape.heads as u64];
+    let row_blocks = shape.tokens.div_ceil(variant.rows()) as u32;
+    let together = if pass == Pass::Forward && !shape.causal { heads_together(blocks, row_blocks) } else { 0 };
+    let data = vec![shape.batch as u64 | (shape.tokens as u64) << 32, shape.heads as u64 | u64::from(together) << 32];
     let info = MetadataBindingInfo { dynamic_metadata_offset: data.len(), data };
     let maps = mapped.iter().map(|(buffer, n)| TensorMapBinding::new((*buffer).clone().binding(), map(shape, *n)));
     let arguments = KernelArguments::new()
@@ -330,6 +334,25 @@ fn launch<R: Runtime>(
         .with_info(info);
     // SAFETY: the kernels check rows against `tokens`, tensor maps do; the caller has checked the buffers' sizes.
     unsafe { client.launch_unchecked(Box::new(variant), CubeCount::Static(blocks, 1, 1), arguments) }
+}
+
+/// For how many heads at a time the last rows, which are fewer, come after all others; 0: rows in order.
+///
+/// Where the numbers of blocks and of a head's row blocks share a factor, some blocks would otherwise meet all the last rows
+/// and others none. Few heads at a time, so that their keys are still in the cache. In the backward pass, whose last rows
+/// save less, it does not pay.
+fn heads_together(blocks: u32, row_blocks: u32) -> u32 {
+    let (mut a, mut b) = (blocks, row_blocks);
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    match row_blocks {
+        0 | 1 => 0,
+        _ if a == 1 => 0,
+        // With few tokens the keys of more heads fit, and a quarter of the blocks, twice, shares a factor with them again.
+        2 => blocks,
+        _ => (blocks / 4).max(1),
+    }
 }
 
 /// `[batch, tokens, n * heads, 64]` in boxes of 16 tokens of one head, swizzled as the kernels read them.

@@ -39,7 +39,8 @@ constexpr int PRODUCERS = 128;  // of which one warp copies
 static_assert(STREAMED % 16 == 0 && STREAMED <= 256, "rows of a streamed tile");
 
 struct Shape {
-    u32 batch, tokens, heads, unused;
+    // `together`: see Item.
+    u32 batch, tokens, heads, together;
 };
 
 // ---------------------------------------------------------------------------------------------- conversions
@@ -436,11 +437,18 @@ struct Item {
     // `queries_stationary`: a causal block sees the keys up to its last row, else the queries from its first row on.
     __device__ __forceinline__ Item(u32 index, const Shape& shape, bool queries_stationary) {
         u32 blocks = (shape.tokens + BLOCK_ROWS - 1) / BLOCK_ROWS;
-        u32 block = index % blocks;
+        u32 block = index % blocks, sequence = index / blocks;
         // Long items first.
         if (CAUSAL && queries_stationary) block = blocks - 1 - block;
-        batch = index / blocks / shape.heads;
-        head = index / blocks % shape.heads;
+        // The last rows of a head are fewer. Those of `together` heads follow all the heads' other rows.
+        if (shape.together > 0) {
+            u32 first = index / (shape.together * blocks) * shape.together, place = index - first * blocks;
+            u32 full = min(shape.together, shape.batch * shape.heads - first) * (blocks - 1);
+            block = place < full ? place % (blocks - 1) : blocks - 1;
+            sequence = first + (place < full ? place / (blocks - 1) : place - full);
+        }
+        batch = sequence / shape.heads;
+        head = sequence % shape.heads;
         row = block * BLOCK_ROWS;
         begin = 0;
         end = (shape.tokens + STREAMED - 1) / STREAMED;

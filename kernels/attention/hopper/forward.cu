@@ -49,10 +49,13 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
                 u32 p[STREAMED / 4];
                 float max_low = -INFINITY, max_high = -INFINITY, sum_low = 0.0f, sum_high = 0.0f;
                 float keep_low, keep_high;
+                bool rescale;  // of the warp
 #pragma unroll
                 for (int i = 0; i < 32; i++) o[i] = 0.0f;
 
-                // Scores of a tile to exp2(score - max); what was summed before has to shrink by `keep`.
+                // Scores of a tile to exp2(score - max). What was summed before has to shrink by `keep`, but only where a row's
+                // maximum grew by more than a factor of 2^8: f32 sums lose nothing by a maximum that is a little small
+                // (FlashAttention-4's idea).
                 auto softmax = [&](int tile) {
                     int first = tile * STREAMED;
                     if (first + STREAMED > tokens || (CAUSAL && first + STREAMED > row + 1)) {
@@ -79,10 +82,14 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
                     }
                     float new_low = fmaxf(max_low, quad_max(fmaxf(low[0], low[1])));
                     float new_high = fmaxf(max_high, quad_max(fmaxf(high[0], high[1])));
-                    keep_low = exp2_approx((max_low - new_low) * SCALE_LOG2);
-                    keep_high = exp2_approx((max_high - new_high) * SCALE_LOG2);
-                    max_low = new_low, max_high = new_high;
-                    float shift_low = -new_low * SCALE_LOG2, shift_high = -new_high * SCALE_LOG2;
+                    rescale = __any_sync(~0u, fmaxf(new_low - max_low, new_high - max_high) * SCALE_LOG2 > 8.0f);
+                    if (rescale) {
+                        keep_low = exp2_approx((max_low - new_low) * SCALE_LOG2);
+                        keep_high = exp2_approx((max_high - new_high) * SCALE_LOG2);
+                        max_low = new_low, max_high = new_high;
+                        sum_low *= keep_low, sum_high *= keep_high;
+                    }
+                    float shift_low = -max_low * SCALE_LOG2, shift_high = -max_high * SCALE_LOG2;
                     low[0] = low[1] = high[0] = high[1] = 0.0f;
 #pragma unroll
                     for (int i = 0; i < STREAMED / 8; i++) {
@@ -94,8 +101,8 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
                             high[j] += s[4 * i + 2 + j];
                         }
                     }
-                    sum_low = fmaf(sum_low, keep_low, low[0] + low[1]);
-                    sum_high = fmaf(sum_high, keep_high, high[0] + high[1]);
+                    sum_low += low[0] + low[1];
+                    sum_high += high[0] + high[1];
                 };
 
                 barrier_wait(shared.first_full(place.stage), place.parity);
@@ -130,8 +137,10 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
                     wgmma_wait<0>();
                     pin(o);
                     if (lane == 0) barrier_arrive(shared.empty(last.stage));
+                    if (rescale) {
 #pragma unroll
-                    for (int i = 0; i < 32; i++) o[i] *= i & 2 ? keep_high : keep_low;
+                        for (int i = 0; i < 32; i++) o[i] *= i & 2 ? keep_high : keep_low;
+                    }
                     to_fragments(p, s);
                 }
                 barrier_wait(shared.second_full(place.stage), place.parity);
