@@ -110,19 +110,20 @@ impl<R: Runtime> Arena<R> {
     pub fn reserve(&self, bytes: u64) {
         let mut slabs = lock(&self.slabs);
         while slabs.usage.reserved < bytes {
-            let missing = (bytes - slabs.usage.reserved).min(self.longest);
+            let missing = (bytes - slabs.usage.reserved).next_multiple_of(ALIGNMENT).min(self.longest);
             self.grow(&mut slabs, missing);
         }
     }
 
     /// A buffer of `bytes`; its contents are whatever was there.
     pub fn buffer(&self, bytes: usize) -> Buffer {
-        let len = (bytes as u64).max(1).next_multiple_of(ALIGNMENT);
+        let len = aligned(bytes as u64);
         let mut slabs = lock(&self.slabs);
         let fitting = slabs.slabs.iter().enumerate().filter_map(|(i, slab)| Some((slab.space.best_fit(len)?, i)));
         let slab = match fitting.min() {
             Some((_, slab)) => slab,
-            None => self.grow(&mut slabs, len),
+            // A request beyond the limit is passed on: the device's own refusal says more than ours could.
+            None => self.grow(&mut slabs, len.max(SMALLEST_SLAB).min(self.longest).max(len)),
         };
         // Found above, or in a new slab of at least this length.
         let start = slabs.slabs[slab].space.take(len).unwrap_or_default();
@@ -134,10 +135,8 @@ impl<R: Runtime> Arena<R> {
         Buffer { handle, _lease: Arc::new(Lease { slabs: self.slabs.clone(), slab, start, len }) }
     }
 
-    /// Adds a slab of at least `len` bytes; returns its index.
-    fn grow(&self, slabs: &mut Slabs, len: u64) -> usize {
-        // A request beyond the limit is passed on: the device's own refusal says more than ours could.
-        let size = len.max(SMALLEST_SLAB).next_multiple_of(ALIGNMENT).min(self.longest).max(len);
+    /// Adds a slab of `size` bytes; returns its index.
+    fn grow(&self, slabs: &mut Slabs, size: u64) -> usize {
         let handle = exact(&self.client, |client| client.empty(size as usize));
         slabs.usage.reserved += size;
         slabs.slabs.push(Slab { handle, space: Space::new(size) });
@@ -150,15 +149,23 @@ impl<R: Runtime> Arena<R> {
     }
 }
 
-/// Which parts of a range are free.
-struct Space {
+/// What a buffer of `bytes` takes from a slab.
+pub fn aligned(bytes: u64) -> u64 {
+    bytes.max(1).next_multiple_of(ALIGNMENT)
+}
+
+/// Which parts of a slab are free. It knows no device: whoever knows a slab's requests beforehand can see where each will
+/// lie.
+#[derive(Debug, Clone)]
+pub struct Space {
     len: u64,
     /// Start and length of each gap; no two touch.
     gaps: BTreeMap<u64, u64>,
 }
 
 impl Space {
-    fn new(len: u64) -> Self {
+    /// All of `len` bytes.
+    pub fn new(len: u64) -> Self {
         Space { len, gaps: BTreeMap::from([(0, len)]) }
     }
 
@@ -167,10 +174,10 @@ impl Space {
         self.gaps.values().copied().filter(|gap| *gap >= len).min()
     }
 
-    /// Cuts `len` from the smallest gap that holds it.
-    fn take(&mut self, len: u64) -> Option<u64> {
-        let gap = self.best_fit(len)?;
-        let start = *self.gaps.iter().find(|(_, length)| **length == gap)?.0;
+    /// Cuts `len` from the smallest gap that holds it, of several the first; returns where it starts.
+    pub fn take(&mut self, len: u64) -> Option<u64> {
+        let fitting = self.gaps.iter().filter(|(_, gap)| **gap >= len);
+        let (&start, &gap) = fitting.min_by_key(|(_, gap)| **gap)?;
         self.gaps.remove(&start);
         if gap > len {
             self.gaps.insert(start + len, gap - len);
@@ -178,7 +185,8 @@ impl Space {
         Some(start)
     }
 
-    fn release(&mut self, mut start: u64, mut len: u64) {
+    /// Frees what was taken.
+    pub fn release(&mut self, mut start: u64, mut len: u64) {
         if let Some(after) = self.gaps.remove(&(start + len)) {
             len += after;
         }

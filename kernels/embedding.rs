@@ -69,6 +69,11 @@ impl Groups {
     pub fn partials(&self) -> usize {
         self.partials
     }
+
+    /// The most [`partials`](Self::partials) of any `rows` rows: all in groups just too long for one piece.
+    pub fn most_partials(rows: usize) -> usize {
+        2 * rows / (PIECE_ROWS + 1)
+    }
 }
 
 #[cube(launch_unchecked)]

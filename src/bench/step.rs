@@ -98,11 +98,12 @@ fn measure<R: CubeRuntime, K: Task<R>>(
     let mut notes = vec![
         format!("{}", memory.step),
         format!(
-            "memory: {:.2} GiB predicted in all, {taken} measured at the driver; activations {:.2} GiB predicted, {:.2} GiB \
-             measured, {:.2} GiB held for them; {:.3} GiB grown since the warm-up",
+            "memory: {:.2} GiB predicted in all, {taken} measured at the driver; activations {:.2} GiB predicted at their \
+             most, {:.2} GiB measured, {:.2} GiB to be held for them, {:.2} GiB held; {:.3} GiB grown since the warm-up",
             gib(memory.total()),
             gib(memory.step.peak),
             gib(usage.peak),
+            gib(memory.step.slab),
             gib(usage.reserved),
             gib(grown),
         ),

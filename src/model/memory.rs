@@ -46,7 +46,7 @@ pub struct MemoryPlan {
     pub loss: u64,
     /// The driver, workspaces and small buffers.
     pub overhead: u64,
-    /// Activations: what is kept of each block, and the most they need at once.
+    /// Activations: what is kept of each block, and the slab that holds them.
     pub step: Arc<StepPlan>,
     /// Host memory: decoded u8 frames of the batches ahead, the one in use, and the one before, whose copy may not be done.
     pub host_frames: u64,
@@ -164,7 +164,7 @@ impl MemoryPlan {
             step: Arc::new(StepPlan::uniform(towers, Keep::NOTHING)),
             host_frames: (count(recipe.data.prefetch) + 2) * count(recipe.train.batch_size) * needs.loaded_bytes,
         };
-        let fixed = plan.total() - plan.step.peak;
+        let fixed = plan.total() - plan.step.slab;
         let limit = match (recipe.train.fit.as_str(), device.free) {
             ("", Some(free)) => Some(("the free memory of the device", (free as f64 * SHARE) as u64)),
             ("", None) => None,
@@ -177,7 +177,7 @@ impl MemoryPlan {
             (KeepPolicy::Recompute, _) => StepPlan::clone(&plan.step),
             (KeepPolicy::Fit, None) => {
                 let all = all();
-                if all.peak <= SMALL { all } else { StepPlan::clone(&plan.step) }
+                if all.slab <= SMALL { all } else { StepPlan::clone(&plan.step) }
             }
             (KeepPolicy::Fit, Some((what, limit))) => {
                 let fitted = StepPlan::fit(towers, limit.saturating_sub(fixed));
@@ -186,9 +186,9 @@ impl MemoryPlan {
         };
         // A policy without a limit of its own may still be more than there is.
         if let (Some(free), true) = (device.free, recipe.train.keep != KeepPolicy::Fit)
-            && fixed + step.peak > free
+            && fixed + step.slab > free
         {
-            return Err(("the free memory of the device", free, fixed + step.peak));
+            return Err(("the free memory of the device", free, fixed + step.slab));
         }
         plan.step = Arc::new(step);
         Ok(plan)
@@ -203,7 +203,7 @@ impl MemoryPlan {
             + self.frames
             + self.loss
             + self.overhead
-            + self.step.peak
+            + self.step.slab
     }
 }
 
@@ -215,7 +215,7 @@ impl fmt::Display for MemoryPlan {
             ("weights, half", self.half_weights),
             ("gradients", self.gradients),
             ("optimizer state", self.state),
-            ("activations", self.step.peak),
+            ("activations", self.step.slab),
             ("frames", self.frames),
             ("features, logits", self.loss),
             ("driver, scratch", self.overhead),

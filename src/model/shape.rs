@@ -1,6 +1,6 @@
 //! Every size and constant that defines a CLIP model, free of where it came from.
 
-use super::plan::{Ending, TowerSizes};
+use super::plan::{Ending, Start, TowerSizes};
 use crate::config::recipe::{Activation, DropPathSchedule, Normalization, Recipe};
 use crate::config::{Geometry, VOCABULARY};
 use crate::ops::patch_embed::PixelNorm;
@@ -76,24 +76,21 @@ impl ClipShape {
 
     /// What both towers compute for `clips` clips and captions of `caption` tokens, with activations of `element` bytes.
     pub fn tower_sizes(&self, clips: usize, caption: usize, element: usize) -> [TowerSizes; 2] {
-        let sizes = |shape: &TowerShape, tokens, patch_values, causal| TowerSizes {
+        let frames = Start::Frames { values: 3 * self.patch_px * self.patch_px, positions: self.tokens() };
+        let sizes = |shape: &TowerShape, tokens, start, causal| TowerSizes {
             batch: clips,
             tokens,
             width: shape.width,
             layers: shape.layers,
             heads: shape.heads,
-            patch_values,
             element,
             causal,
-            norm_before: !causal,
             drop_path: !causal && self.drop_path.iter().any(|rate| *rate > 0.0),
-            ending: Ending::OneToken,
+            start,
+            ending: Ending::OneToken { embed: self.embed },
             name: if causal { "text" } else { "video" },
         };
-        [
-            sizes(&self.vision, 1 + self.kept_patches(), 3 * self.patch_px * self.patch_px, false),
-            sizes(&self.text, caption, 0, true),
-        ]
+        [sizes(&self.vision, 1 + self.kept_patches(), frames, false), sizes(&self.text, caption, Start::Captions, true)]
     }
 
     /// Patches of a clip that a training step sees: at least one. Source: AVION `PatchDropout`.

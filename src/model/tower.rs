@@ -83,10 +83,10 @@ impl<R: CubeRuntime> Tower<R> {
     pub fn backward(&self, kept: TowerKept, stream: Stream) -> Matrix {
         let TowerKept { blocks, last: (x, last), samples, dropped } = kept;
         let below = blocks.len().checked_sub(1).and_then(|before| self.stack.below(before, &dropped));
-        let stream = self.last(&samples, &dropped).backward(&x, last, &stream, below);
-        drop(x);
-        self.stack.backward(blocks, samples.extent(), &stream, &dropped);
-        stream.value
+        let all = self.last(&samples, &dropped).backward(&x, last, &stream, below);
+        drop((x, stream));
+        self.stack.backward(blocks, samples.extent(), &all, &dropped);
+        all.value
     }
 
     fn last<'a>(&'a self, samples: &'a Samples, dropped: &'a [DropPath]) -> PooledBlock<'a, R> {

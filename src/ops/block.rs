@@ -118,7 +118,7 @@ impl<R: CubeRuntime> Block<'_, R> {
         let Kept { normed, mut qkv, mut attended, middle, stats, mlp } = kept;
         let qkv_again = || match &normed {
             Some(normed) => self.qkv(normed),
-            None => self.qkv(&w.ln_1.forward(ws, x).0),
+            None => linear::of_norm(ws, &w.ln_1, x, &w.in_proj, &w.in_proj_bias),
         };
         let middle = middle.unwrap_or_else(|| {
             let attended = attended.get_or_insert_with(|| self.attend(qkv.get_or_insert_with(qkv_again)));

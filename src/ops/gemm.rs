@@ -153,15 +153,16 @@ fn by_tiles<R: CubeRuntime>(
 
 fn by_cubecl<R: CubeRuntime>(ws: &Workspace<R>, a: &View, b: &View, out: &View, epilogue: &Epilogue<R>) {
     let (rows, columns) = (out.rows, out.columns);
-    let sum = epilogue.accumulate.then(|| ws.matrix_of(out.kind, rows, columns));
-    let target = sum.as_ref().map_or(out.clone(), View::of);
+    // Of the runtime's memory: this is no activation, and no plan of them counts it.
+    let sum = epilogue.accumulate.then(|| ws.client.empty(rows * columns * out.kind.size()));
+    let target = sum.as_ref().map_or(out.clone(), |sum| View::new(sum, rows, columns, out.kind));
     let (lhs, rhs) = (a.tensor(ws), b.tensor(ws));
     if let Err(error) = matmul(lhs, rhs, Some(target.tensor(ws)), MatmulStrategy::default(), dtype(out.kind)) {
         // The chooser's last resort takes any problem in a type the device has; device selection checks the type.
         unreachable!("matrix product [{rows}, {}] x [{}, {columns}] was refused: {error:?}", a.columns, b.rows);
     }
     if let Some(sum) = sum {
-        flat::accumulate(&ws.client, sum.handle(), out.kind, &out.handle, rows * columns);
+        flat::accumulate(&ws.client, &sum, out.kind, &out.handle, rows * columns);
     }
     if epilogue.bias.is_some() || epilogue.residual.is_some() {
         let finish = Finish {

@@ -50,7 +50,7 @@ impl<R: CubeRuntime> Mlp<'_, R> {
         let MlpKept { stats, normed, hidden, activated } = kept;
         let hidden = hidden.unwrap_or_else(|| match &normed {
             Some(normed) => self.hidden(normed),
-            None => self.hidden(&w.ln_2.forward(ws, x).0),
+            None => linear::of_norm(ws, &w.ln_2, x, &w.c_fc, &w.c_fc_bias),
         });
         let branch = branch_gradient(ws, &stream.value, &self.branch);
         let d_hidden = linear::input_gradient(ws, &branch, &w.c_proj);

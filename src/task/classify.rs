@@ -45,7 +45,7 @@ impl<R: CubeRuntime> ClassifyTask<R> {
     ) -> Self {
         let model = Classifier::new(ClassifierShape::of(recipe), values, compute_dtype, device);
         if let Some(plan) = &plan {
-            model.ws.arena.reserve(plan.peak);
+            model.ws.arena.reserve(plan.slab);
         }
         let decay = Average::decay_of(recipe).filter(|_| plan.is_some());
         let average = decay.map(|decay| Average::new(decay, &model.params, values));

@@ -50,7 +50,7 @@ impl<R: CubeRuntime> ContrastiveTask<R> {
     ) -> Self {
         let clip = Clip::new(ClipShape::of(recipe), values, compute_dtype, device);
         if let Some(plan) = &plan {
-            clip.ws.arena.reserve(plan.peak);
+            clip.ws.arena.reserve(plan.slab);
         }
         let clips_at_once = recipe.train.clips_at_once();
         ContrastiveTask {

@@ -46,7 +46,7 @@ impl<R: CubeRuntime> MaskedTask<R> {
     ) -> Result<Self, KernelError> {
         let model = VideoMae::new(MaeShape::of(recipe)?, values, compute_dtype, device);
         if let Some(plan) = &plan {
-            model.ws.arena.reserve(plan.peak);
+            model.ws.arena.reserve(plan.slab);
         }
         let clips_at_once = recipe.train.clips_at_once();
         Ok(MaskedTask {

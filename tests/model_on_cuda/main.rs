@@ -7,6 +7,8 @@ mod device;
 
 #[path = "../model/clip_parity.rs"]
 mod clip_parity;
+#[path = "../model/memory.rs"]
+mod memory;
 #[path = "../model/patch_dropout.rs"]
 mod patch_dropout;
 #[path = "../model/videomae_parity.rs"]

@@ -35,6 +35,10 @@ fn groups_hold_every_kept_row_once() {
     assert_eq!(groups.rows(), lengths.iter().sum::<usize>());
     assert!(kept.windows(2).all(|w| (ids[w[0] as usize], w[0]) < (ids[w[1] as usize], w[1])));
     assert!(groups.partials() >= 70usize.div_ceil(16), "start tokens occur in all 70 captions");
+    let worst: Vec<u32> = (0..17 * 6 + 3).map(|row| row / 17).collect();
+    let worst = Groups::of(&worst, |_| false);
+    assert_eq!((worst.partials(), Groups::most_partials(worst.rows())), (12, 12));
+    assert!(groups.partials() <= Groups::most_partials(groups.rows()));
     let none = Groups::of(&ids, |_| true);
     assert!(none.words().is_empty() && none.rows() == 0);
 }

@@ -102,6 +102,7 @@ impl<R: CubeRuntime> Classifier<R> {
             bias.accumulate_columns(ws, &d_pooled);
         }
         let stream = Stream::from(stream);
+        drop((pooled, normed, stats, d_logits, d_normed, d_pooled));
         stack.backward(blocks, extent, &stream, &dropped);
         self.backbone.embed.backward(ws, &tubelets, &stream.value);
         result

@@ -3,7 +3,7 @@
 use crate::config::Geometry;
 use crate::config::recipe::{Activation, MaskingKind, Recipe};
 use crate::model::TowerShape;
-use crate::model::plan::{Ending, TowerSizes};
+use crate::model::plan::{Ending, Start, TowerSizes};
 use crate::model::shape::{drop_path_rates, pixel_norm};
 use crate::ops::tubelet_embed::{MaskKind, MaskShape, TubeletGrid};
 use avion_kernels::KernelError;
@@ -92,38 +92,26 @@ impl MaeShape {
     /// What encoder and decoder compute for `clips` clips, with activations of `element` bytes.
     pub fn tower_sizes(&self, clips: usize, element: usize) -> [TowerSizes; 2] {
         let counts = self.counts(clips);
-        let (columns, narrow, width) = (self.grid.columns(), self.decoder.width, self.encoder.width);
-        let bytes = |rows: usize, columns: usize| (rows * columns * element) as u64;
-        let sizes = |shape: &TowerShape, tokens, patch_values, drop_path, ending, name| TowerSizes {
+        let sizes = |shape: &TowerShape, tokens, drop_path, start, ending, name| TowerSizes {
             batch: clips,
             tokens,
             width: shape.width,
             layers: shape.layers,
             heads: shape.heads,
-            patch_values,
             element,
             causal: false,
-            norm_before: false,
             drop_path,
+            start,
             ending,
             name,
         };
-        let (seen, predicted) = (counts.visible_rows(), counts.decoded_rows());
-        let bridge = Ending::AllTokens {
-            kept: 8 * seen as u64,
-            beside: bytes(seen, width + narrow),
-            operations: (2 * seen * width * narrow) as u64,
-        };
-        // The decoded tokens, their gradient, and the prediction, which becomes its own gradient.
-        let head = Ending::AllTokens {
-            kept: 0,
-            beside: bytes(predicted, 2 * narrow + columns) + 16 * predicted as u64,
-            operations: (2 * predicted * narrow * columns) as u64,
-        };
+        let values = self.grid.columns();
+        let bridge = Ending::Bridge { narrow: self.decoder.width };
+        let prediction = Ending::Prediction { rows: counts.decoded_rows(), values };
         let drops = self.drop_path.iter().any(|rate| *rate > 0.0);
         [
-            sizes(&self.encoder, counts.visible, columns, drops, bridge, "encoder"),
-            sizes(&self.decoder, counts.tokens(), 0, false, head, "decoder"),
+            sizes(&self.encoder, counts.visible, drops, Start::Tubelets { values }, bridge, "encoder"),
+            sizes(&self.decoder, counts.tokens(), false, Start::Tower, prediction, "decoder"),
         ]
     }
 }
@@ -149,19 +137,17 @@ impl ClassifierShape {
     /// What the encoder computes for `clips` clips, with activations of `element` bytes.
     pub fn tower_sizes(&self, clips: usize, element: usize) -> TowerSizes {
         let TowerShape { width, layers, heads, .. } = self.encoder;
-        let small = (clips * (8 * width + 2 * self.classes) * 4) as u64;
         TowerSizes {
             batch: clips,
             tokens: self.grid.tokens(),
             width,
             layers,
             heads,
-            patch_values: self.grid.columns(),
             element,
             causal: false,
-            norm_before: false,
             drop_path: self.drop_path.iter().any(|rate| *rate > 0.0),
-            ending: Ending::AllTokens { kept: 0, beside: small, operations: (2 * clips * width * self.classes) as u64 },
+            start: Start::Tubelets { values: self.grid.columns() },
+            ending: Ending::Mean { classes: self.classes },
             name: "encoder",
         }
     }
