@@ -109,7 +109,8 @@ __device__ __forceinline__ void copy_4(u32 to, const void* from, bool present) {
 
 // A tensor `[batch, tokens, columns, 64]` as the copy engine sees it, in boxes of BOX_ROWS tokens of one column, swizzled in
 // shared memory as above. Rows past the end are read as zero and not written. Keys in `[batch, tokens, 3, heads, 64]`
-// are columns heads + head.
+// are columns heads + head. CubeCL gives a kernel its maps, then the mapped buffers' addresses, which serve nothing here, then
+// its other buffers.
 struct alignas(64) TensorMap {
     u64 words[16];
 };
