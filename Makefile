@@ -40,7 +40,7 @@ fuzz: setup ## Look for crashes of one reader, guided by coverage: make fuzz TAR
 
 check-cuda: ## Without a GPU: run the CUDA kernels on an emulator, hold their registers against kernels/cuda-budget.toml
 	@.ci/setup.sh pip
-	$(CARGO) test --release --locked --workspace --test emulated
+	$(CARGO) test --release --locked --workspace --test emulated --test emulated_hopper
 	"$${CARGO_TARGET_DIR:-target}/release/cuda-check" "$$(.ci/cuda-wheels.sh)" $(ARGS)
 
 build: setup ## Build the program: target/release/avion

@@ -12,7 +12,7 @@
 use super::AttentionShape;
 use crate::column_sum::column_sum;
 use crate::{FloatKind, Handle};
-use cubecl::cuda::{CudaCompiler, CudaRuntime};
+use cubecl::cuda::CudaCompiler;
 use cubecl::features::Tma;
 use cubecl::prelude::*;
 use cubecl::server::{KernelArguments, MetadataBindingInfo, TensorMapBinding, TensorMapMeta};
@@ -20,7 +20,7 @@ use cubecl::zspace::{Shape, Strides, metadata::Metadata};
 use cubecl::{CompilationError, Compiler, CubeTask, Info};
 use cubecl_cpp::ComputeKernel;
 use cubecl_cpp::shared::{Body, Elem, Flags, Item, SharedMemory};
-use std::any::Any;
+use std::any::{Any, TypeId};
 
 /// The head dimension these kernels are written for.
 pub const HEAD_DIM: usize = 64;
@@ -28,11 +28,12 @@ pub const HEAD_DIM: usize = 64;
 /// Tokens of a box of a tensor map, as in the kernels.
 const BOX_ROWS: usize = 16;
 
+const PTX: &str = include_str!("hopper/ptx.cu");
 const COMMON: &str = include_str!("hopper/common.cu");
 
 /// Changes with any of the texts, so that compiled kernels kept on disk are not taken for newer ones.
 const TEXT: u64 = {
-    let parts = [COMMON, Pass::Forward.text(), Pass::Query.text(), Pass::KeyValue.text()];
+    let parts = [PTX, COMMON, Pass::Forward.text(), Pass::Query.text(), Pass::KeyValue.text()];
     let (mut hash, mut part) = (0xcbf2_9ce4_8422_2325u64, 0);
     while part < parts.len() {
         let (bytes, mut i) = (parts[part].as_bytes(), 0);
@@ -145,8 +146,7 @@ impl Variant {
             ("PRODUCER_REGISTERS", producer),
         ];
         let mut source: String = defines.iter().map(|(name, value)| format!("#define {name} {value}\n")).collect();
-        source.push_str(COMMON);
-        source.push_str(self.pass.text());
+        source.extend([PTX, COMMON, self.pass.text()]);
         source
     }
 }
@@ -266,7 +266,7 @@ pub fn supported<R: Runtime>(client: &ComputeClient<R>, shape: &AttentionShape) 
     // CubeCL reports bulk copies from 9.0 on, their wide variant from 10.0 on; `wgmma` is of 9.0 alone.
     let hopper = features.tma.contains(Tma::Base) && !features.tma.contains(Tma::Im2colWide);
     let largest = [Pass::Forward, Pass::Query, Pass::KeyValue].map(|pass| Variant::new(pass, shape).shared_bytes());
-    cuda(client).is_some()
+    TypeId::of::<R::Compiler>() == TypeId::of::<CudaCompiler>()
         && hopper
         && shape.head_dim == HEAD_DIM
         && shape.kind != FloatKind::F32
@@ -306,8 +306,10 @@ pub(super) fn backward<R: Runtime>(
     column_sum(client, sums.clone(), FloatKind::F32, shape.sum_rows(), columns, d_bias.clone());
 }
 
-fn cuda<R: Runtime>(client: &ComputeClient<R>) -> Option<&ComputeClient<CudaRuntime>> {
-    (client as &dyn Any).downcast_ref()
+/// The task for a runtime with compiler `C`, if that is CUDA's.
+fn task<C: Compiler>(variant: Variant) -> Option<Box<dyn CubeTask<C>>> {
+    let task: Box<dyn CubeTask<CudaCompiler>> = Box::new(variant);
+    (Box::new(task) as Box<dyn Any>).downcast().ok().map(|task| *task)
 }
 
 /// `mapped` are buffers `[batch, tokens, n, heads, 64]` with their `n`.
@@ -318,8 +320,8 @@ fn launch<R: Runtime>(
     mapped: &[(&Handle, usize)],
     buffers: &[&Handle],
 ) {
-    let Some(client) = cuda(client) else { return };
     let variant = Variant::new(pass, shape);
+    let Some(task) = task(variant) else { return };
     let items = shape.tokens.div_ceil(variant.rows()) * shape.batch * shape.heads;
     // Blocks stay and take every so many-th item: one per multiprocessor, which their shared memory and registers fill.
     let blocks = client.properties().hardware.num_streaming_multiprocessors.unwrap_or(132).min(items as u32);
@@ -333,7 +335,7 @@ fn launch<R: Runtime>(
         .with_buffers(buffers.iter().map(|buffer| (*buffer).clone().binding()).collect())
         .with_info(info);
     // SAFETY: the kernels check rows against `tokens`, tensor maps do; the caller has checked the buffers' sizes.
-    unsafe { client.launch_unchecked(Box::new(variant), CubeCount::Static(blocks, 1, 1), arguments) }
+    unsafe { client.launch_unchecked(task, CubeCount::Static(blocks, 1, 1), arguments) }
 }
 
 /// For how many heads at a time the last rows, which are fewer, come after all others; 0: rows in order.

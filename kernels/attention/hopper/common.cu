@@ -18,10 +18,6 @@
 // Defined before this text: GROUPS, STREAMED, STAGES, CAUSAL, HALF (1 for f16, 0 for bf16), SHARED_BYTES,
 // CONSUMER_REGISTERS, PRODUCER_REGISTERS (a multiple of 8 each; all warps' together are what the launch was given).
 
-typedef unsigned int u32;
-typedef unsigned long long u64;
-typedef unsigned short u16;  // an f16 or bf16, as bits
-
 constexpr int HEAD_DIM = 64;
 constexpr int ROW_BYTES = HEAD_DIM * 2;
 constexpr int GROUP_ROWS = 64;  // rows of one warpgroup's products
@@ -32,6 +28,7 @@ constexpr float LOG2E = 1.4426950408889634f;
 constexpr float LN2 = 0.6931471805599453f;
 constexpr float SCALE_LOG2 = SCALE * LOG2E;
 constexpr int PRODUCERS = 128;  // of which one warp copies
+constexpr int BOX_ROWS = 16;    // tokens of a box of a tensor map
 #ifndef INFINITY
 #define INFINITY __int_as_float(0x7f800000)
 #endif
@@ -43,83 +40,6 @@ struct Shape {
     u32 batch, tokens, heads, together;
 };
 
-// ---------------------------------------------------------------------------------------------- conversions
-
-#if HALF
-#define KIND "f16"
-#else
-#define KIND "bf16"
-#endif
-
-__device__ __forceinline__ u32 pack(float low, float high) {
-    u32 out;
-    asm("cvt.rn." KIND "x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
-    return out;
-}
-
-__device__ __forceinline__ float2 unpack(u32 pair) {
-#if HALF
-    float2 out;
-    asm("{.reg .b16 l, h;\nmov.b32 {l, h}, %2;\ncvt.f32.f16 %0, l;\ncvt.f32.f16 %1, h;}"
-        : "=f"(out.x), "=f"(out.y) : "r"(pair));
-    return out;
-#else
-    return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
-#endif
-}
-
-__device__ __forceinline__ float exp2_approx(float x) {
-    float out;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
-    return out;
-}
-
-// ---------------------------------------------------------------------------------------------- barriers, copies
-
-__device__ __forceinline__ u32 shared_address(const void* pointer) {
-    return (u32)__cvta_generic_to_shared(pointer);
-}
-
-__device__ __forceinline__ void barrier_init(u32 barrier, u32 count) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
-}
-
-__device__ __forceinline__ void barrier_arrive(u32 barrier) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-
-// The calling thread arrives once all its copies so far have landed. Products read tiles after waiting for this, without
-// a proxy fence, as CUTLASS's main loops on cp.async do; the fence in every waiting thread cost 5 %.
-__device__ __forceinline__ void barrier_arrive_after_copies(u32 barrier) {
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
-}
-
-__device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
-    asm volatile(
-        "{\n.reg .pred done;\n"
-        "again:\n"
-        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-        "@!done bra again;\n}"
-        ::"r"(barrier), "r"(parity) : "memory");
-}
-
-__device__ __forceinline__ void copy_4(u32 to, const void* from, bool present) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(present ? 4 : 0) : "memory");
-}
-
-// A tensor `[batch, tokens, columns, 64]` as the copy engine sees it, in boxes of BOX_ROWS tokens of one column, swizzled in
-// shared memory as above. Rows past the end are read as zero and not written. Keys in `[batch, tokens, 3, heads, 64]`
-// are columns heads + head. CubeCL gives a kernel its maps, then the mapped buffers' addresses, which serve nothing here, then
-// its other buffers.
-struct alignas(64) TensorMap {
-    u64 words[16];
-};
-constexpr int BOX_ROWS = 16;
-
-__device__ __forceinline__ void barrier_arrive_expecting(u32 barrier, u32 bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-}
-
 // Rows first.. of a column into a tile, a box a lane; arrives at `barrier`, with what has been copied, once.
 template <int ROWS>
 __device__ __forceinline__ void copy_tile(u32 to, const TensorMap& from, int column, int first, int batch, u32 barrier, int lane) {
@@ -127,10 +47,7 @@ __device__ __forceinline__ void copy_tile(u32 to, const TensorMap& from, int col
     if (lane == 0) barrier_arrive_expecting(barrier, ROWS * ROW_BYTES);
     __syncwarp();
     if (lane < ROWS / BOX_ROWS) {
-        asm volatile(
-            "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], [%6];"
-            ::"r"(to + lane * BOX_ROWS * ROW_BYTES), "l"(&from), "r"(0), "r"(column), "r"(first + lane * BOX_ROWS), "r"(batch),
-              "r"(barrier) : "memory");
+        copy_box_in(to + lane * BOX_ROWS * ROW_BYTES, from, column, first + lane * BOX_ROWS, batch, barrier);
     }
 }
 
@@ -146,70 +63,6 @@ __device__ __forceinline__ void copy_values(u32 to, const float* from, int first
         }
     }
 }
-
-// ---------------------------------------------------------------------------------------------- tensor cores
-
-__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-
-template <int PENDING>
-__device__ __forceinline__ void wgmma_wait() {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
-}
-
-// Keeps the compiler from moving uses of registers across this point.
-template <int N>
-__device__ __forceinline__ void pin(float (&values)[N]) {
-#pragma unroll
-    for (int i = 0; i < N; i++) asm volatile("" : "+f"(values[i])::"memory");
-}
-
-template <int N>
-__device__ __forceinline__ void pin(u32 (&values)[N]) {
-#pragma unroll
-    for (int i = 0; i < N; i++) asm volatile("" : "+r"(values[i])::"memory");
-}
-
-// d[64, N] += a[64, 16] b[16, N]; with TRANSPOSED, b lies [16 rows, N] in shared memory, else [N rows, 16].
-template <int N, int TRANSPOSED>
-struct Multiply;
-
-#define LIST_32 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
-#define LIST_40 LIST_32 ",%32,%33,%34,%35,%36,%37,%38,%39"
-#define LIST_48 LIST_40 ",%40,%41,%42,%43,%44,%45,%46,%47"
-#define LIST_56 LIST_48 ",%48,%49,%50,%51,%52,%53,%54,%55"
-#define LIST_64 LIST_56 ",%56,%57,%58,%59,%60,%61,%62,%63"
-#define LIST_72 LIST_64 ",%64,%65,%66,%67,%68,%69,%70,%71"
-#define LIST_80 LIST_72 ",%72,%73,%74,%75,%76,%77,%78,%79"
-#define OUT_8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
-#define OUT_32 OUT_8(0), OUT_8(8), OUT_8(16), OUT_8(24)
-#define OUT_40 OUT_32, OUT_8(32)
-#define OUT_48 OUT_40, OUT_8(40)
-#define OUT_56 OUT_48, OUT_8(48)
-#define OUT_64 OUT_56, OUT_8(56)
-#define OUT_72 OUT_64, OUT_8(64)
-#define OUT_80 OUT_72, OUT_8(72)
-
-#define MULTIPLY(N, R, A0, A1, A2, A3, B, ACCUMULATE, TRANSPOSE)                                                        \
-    template <int TRANSPOSED>                                                                                          \
-    struct Multiply<N, TRANSPOSED> {                                                                                   \
-        static __device__ __forceinline__ void run(float (&d)[R], const u32* a, u32 b, int accumulate) {               \
-            asm volatile("{\n.reg .pred p;\n.reg .b64 b;\nsetp.ne.b32 p, %" #ACCUMULATE ", 0;\n"                       \
-                         "mov.b64 b, {%" #B ", 0x40000040};\n"                                                         \
-                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." KIND "." KIND " {" LIST_##R "},"            \
-                         " {%" #A0 ",%" #A1 ",%" #A2 ",%" #A3 "}, b, p, 1, 1, %" #TRANSPOSE ";\n}"                     \
-                         : OUT_##R                                                                                     \
-                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "r"(accumulate), "n"(TRANSPOSED)        \
-                         : "memory");                                                                                  \
-        }                                                                                                              \
-    };
-
-MULTIPLY(64, 32, 32, 33, 34, 35, 36, 37, 38)
-MULTIPLY(80, 40, 40, 41, 42, 43, 44, 45, 46)
-MULTIPLY(96, 48, 48, 49, 50, 51, 52, 53, 54)
-MULTIPLY(112, 56, 56, 57, 58, 59, 60, 61, 62)
-MULTIPLY(128, 64, 64, 65, 66, 67, 68, 69, 70)
-MULTIPLY(160, 80, 80, 81, 82, 83, 84, 85, 86)
 
 // Low half of the descriptor of a swizzled tile; the high half, 0x40000040, says: 128-byte swizzle, groups of eight
 // rows 1,024 bytes apart.
@@ -235,9 +88,7 @@ __device__ __forceinline__ void load_fragments(u32 (&a)[16], u32 tile, int warp,
 #pragma unroll
     for (int k = 0; k < 4; k++) {
         u32 from = tile + row * ROW_BYTES + (((k * 2 + (lane >> 4)) ^ (row & 7)) << 4);
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(a[4 * k]), "=r"(a[4 * k + 1]), "=r"(a[4 * k + 2]), "=r"(a[4 * k + 3])
-                     : "r"(from) : "memory");
+        load_matrices(a + 4 * k, from);
     }
 }
 
@@ -245,30 +96,6 @@ __device__ __forceinline__ void load_fragments(u32 (&a)[16], u32 tile, int warp,
 __device__ __forceinline__ void to_fragments(u32 (&a)[STREAMED / 4], const float (&d)[STREAMED / 2]) {
 #pragma unroll
     for (int i = 0; i < STREAMED / 4; i++) a[i] = pack(d[2 * i], d[2 * i + 1]);
-}
-
-__device__ __forceinline__ float reciprocal(float x) {
-    float out;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
-    return out;
-}
-
-__device__ __forceinline__ float log2_approx(float x) {
-    float out;
-    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
-    return out;
-}
-
-__device__ __forceinline__ float load_shared(u32 from) {
-    float out;
-    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(out) : "r"(from) : "memory");
-    return out;
-}
-
-__device__ __forceinline__ float2 load_shared_pair(u32 from) {
-    float2 out;
-    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(out.x), "=f"(out.y) : "r"(from) : "memory");
-    return out;
 }
 
 __device__ __forceinline__ float quad_max(float x) {
@@ -286,7 +113,7 @@ __device__ __forceinline__ float quad_sum(float x) {
 __device__ __forceinline__ void store_rows(
     const TensorMap& to, int column, int row, int batch, const float (&d)[32], float low, float high, u32 by, int warp, int lane) {
     // What lay there has been read.
-    if (lane == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+    if (lane == 0) stores_have_read();
     __syncwarp();
     int place = lane & 15;
 #pragma unroll
@@ -298,20 +125,12 @@ __device__ __forceinline__ void store_rows(
             words[j] = pack(d[8 * i + 2 * j] * factor, d[8 * i + 2 * j + 1] * factor);
         }
         u32 at = by + place * ROW_BYTES + (((2 * i + (lane >> 4)) ^ (place & 7)) << 4);
-        asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
-                     ::"r"(at), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");
+        store_matrices(at, words);
     }
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    fence_async();
     __syncwarp();
-    if (lane == 0) {
-        asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3, %4}], [%5];"
-                     ::"l"(&to), "r"(0), "r"(column), "r"(row + warp * BOX_ROWS), "r"(batch), "r"(by) : "memory");
-        asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-    }
+    if (lane == 0) copy_box_out(to, column, row + warp * BOX_ROWS, batch, by);
 }
-
-// Before a thread ends: its stores have read shared memory.
-__device__ __forceinline__ void finish_stores() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
 // Adds pairs of lanes that are 2 KEEP apart: each keeps KEEP sums of the 2 KEEP it has. Not a loop over KEEP: that would not
 // be unrolled, and `sums` would lie in memory.
@@ -345,11 +164,11 @@ __device__ __forceinline__ void store_column_sums(float* to, const float (&d)[32
 // Warpgroups take turns in issuing products, so that those of one run under the arithmetic of another: without, they fall
 // into step, and all wait for products, then all compute. Each takes as many turns as the others.
 __device__ __forceinline__ void take_turn(int group) {
-    if (GROUPS > 1) asm volatile("bar.sync %0, 256;" ::"r"(group + 1) : "memory");
+    if (GROUPS > 1) bar_sync(group + 1, 256);
 }
 
 __device__ __forceinline__ void pass_turn(int group) {
-    if (GROUPS > 1) asm volatile("bar.arrive %0, 256;" ::"r"(group + 1 == GROUPS ? 1 : group + 2) : "memory");
+    if (GROUPS > 1) bar_arrive(group + 1 == GROUPS ? 1 : group + 2, 256);
 }
 
 // Takes a turn in which nothing is issued.
@@ -414,7 +233,7 @@ struct Layout {
             }
             barrier_init(stationary_full(), STATIONARY + (VALUES ? 32 : 0));
             barrier_init(stationary_empty(), GROUPS * 4);
-            asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+            fence_barrier_init();
         }
         __syncthreads();
     }
@@ -475,8 +294,3 @@ __device__ __forceinline__ size_t sums_offset(const Shape& shape, const Item& it
     size_t unit = (size_t)item.batch * units + row / 16 + warp;
     return ((unit * 3 + which) * shape.heads + item.head) * HEAD_DIM;
 }
-
-#define STRINGIFY(x) #x
-#define NUMBER(x) STRINGIFY(x)
-#define BECOME_PRODUCER() asm volatile("setmaxnreg.dec.sync.aligned.u32 " NUMBER(PRODUCER_REGISTERS) ";")
-#define BECOME_CONSUMER() asm volatile("setmaxnreg.inc.sync.aligned.u32 " NUMBER(CONSUMER_REGISTERS) ";")

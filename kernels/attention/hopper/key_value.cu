@@ -4,9 +4,9 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
     const __grid_constant__ TensorMap qkv, const __grid_constant__ TensorMap d_output, const __grid_constant__ TensorMap d_qkv,
     const void*, const void*, const void*, const float* __restrict__ lse, const float* __restrict__ delta,
     float* __restrict__ sums, const __grid_constant__ Shape shape) {
-    extern __shared__ char memory[];
+    extern __shared__ unsigned char dynamic_shared_mem[];
     Layout<2, 0, 2, 2> shared;
-    shared.init(memory);
+    shared.init(dynamic_shared_mem);
     int group = (int)__shfl_sync(~0u, threadIdx.x / 128, 0) - 1, thread = threadIdx.x % 128;
     int warp = thread / 32, lane = thread % 32;
     int tokens = shape.tokens;

@@ -14,6 +14,23 @@ use std::{
 
 const HEADER: &str = include_str!("emulator.h");
 
+/// Takes the place of a kernel's own functions around PTX, between these lines.
+const HOPPER: &str = include_str!("hopper.h");
+const PTX: [&str; 2] = ["// begin ptx\n", "// end ptx\n"];
+
+/// A tensor as the copy engine is told of it, in boxes: `TensorMap` in `hopper.h`. Innermost dimension first.
+#[repr(C, align(64))]
+#[derive(Debug, Clone, Copy)]
+pub struct TensorMap {
+    pub start: *mut u8,
+    /// Elements.
+    pub lengths: [u64; 4],
+    /// Bytes.
+    pub strides: [u64; 4],
+    /// Elements.
+    pub tile: [u64; 4],
+}
+
 /// `emulate` of a compiled kernel: arguments, their number, grid, block, bytes of shared memory; null or a message.
 type Emulate =
     unsafe extern "C" fn(*const *mut c_void, usize, *const [u32; 3], *const [u32; 3], usize) -> *const c_char;
@@ -54,12 +71,13 @@ impl Kernel {
         Ok(Self { name, library, block, shared_memory })
     }
 
-    /// Runs `grid` blocks, one after another, over `buffers`; `info` is what `cuLaunchKernel` gets by value.
+    /// Runs `grid` blocks, one after another, over `maps` and `buffers`; `info` is what `cuLaunchKernel` gets by value.
     ///
     /// # Errors
     /// A message that names the kernel, when it hangs or writes past its shared memory.
-    pub fn run(&self, grid: [u32; 3], buffers: &[*mut u8], info: &[u64]) -> Result<(), String> {
+    pub fn run(&self, grid: [u32; 3], maps: &[TensorMap], buffers: &[*mut u8], info: &[u64]) -> Result<(), String> {
         let mut arguments: Vec<*mut c_void> = Vec::new();
+        arguments.extend(maps.iter().map(|map| (map as *const TensorMap).cast_mut().cast::<c_void>()));
         arguments.extend(buffers.iter().map(|buffer| (buffer as *const *mut u8).cast_mut().cast::<c_void>()));
         if !info.is_empty() {
             arguments.push(info.as_ptr().cast_mut().cast());
@@ -88,6 +106,8 @@ fn hash(value: &impl Hash) -> u64 {
 /// A message when the source is not laid out as CubeCL's.
 fn for_host(source: &str, entry: &str) -> Result<String, String> {
     let unexpected = |what: &str| format!("the generated source has no {what}; has CubeCL changed?");
+    let own = source.split_once(PTX[0]).and_then(|(before, rest)| Some((before, rest.split_once(PTX[1])?.1)));
+    let source = &own.map_or(source.to_owned(), |(before, after)| format!("{before}{HOPPER}{after}"));
     let kernel = source.find("extern \"C\" __global__").ok_or_else(|| unexpected("kernel"))?;
     let (head, kernel) = source.split_at(kernel);
     // Includes come first, then types, then wrappers of PTX instructions, which the header has its own of.
@@ -114,7 +134,7 @@ extern \"C\" const char* emulate(void** arguments, size_t count, const unsigned*
 
 /// Builds the kernel, unless an earlier run did, and returns the library's path.
 fn build(generated: &str, entry: &str) -> Result<PathBuf, String> {
-    let folder = cache_folder().join("emulated").join(format!("{:016x}", hash(&HEADER)));
+    let folder = cache_folder().join("emulated").join(format!("{:016x}", hash(&(HEADER, HOPPER))));
     let library = folder.join(format!("{entry}-{:016x}.so", hash(&generated)));
     if library.exists() {
         return Ok(library);

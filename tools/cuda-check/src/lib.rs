@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | [`device`] | properties and features of each architecture |
 //! | [`runtime`] | the runtime and its server |
-//! | [`emulator`] | compiles a generated kernel with the system's C++ compiler and `emulator.h`, and runs it |
+//! | [`emulator`] | compiles a kernel with the system's C++ compiler and `emulator.h`, and `hopper.h` for our own; runs it |
 //! | [`record`] | the kernels that were launched on a recording device |
 //! | [`catalogue`] | launches every kernel as training does |
 //! | [`nvrtc`] | compiles CUDA C++ and reports registers and spills |

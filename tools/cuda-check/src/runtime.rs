@@ -3,7 +3,7 @@
 use crate::{
     canonical::canonical,
     device::{self, Arch, HostCudaDevice, Mode},
-    emulator::Kernel,
+    emulator::{Kernel, TensorMap},
     record,
 };
 use cubecl::{
@@ -15,11 +15,11 @@ use cubecl::{
     device::{Device, DeviceId, DeviceService},
     future::DynFut,
     ir::{MemoryDeviceProperties, TargetProperties},
-    prelude::{CubeCount, ExecutionMode},
+    prelude::{CubeCount, ExecutionMode, TensorMapFormat, TensorMapSwizzle, TiledArgs},
     profile::ProfileDuration,
     server::{
         Binding, ComputeServer, CopyDescriptor, KernelArguments, ProfileError, ProfilingToken, ServerCommunication,
-        ServerError, ServerUtilities,
+        ServerError, ServerUtilities, TensorMapBinding, TensorMapMeta,
     },
     stream_id::StreamId,
     zspace::{Shape, Strides},
@@ -148,6 +148,21 @@ impl DeviceService for HostCudaServer {
     }
 }
 
+/// A map for the emulator: of four dimensions, in boxes, with rows of 128 bytes swizzled.
+fn tensor_map(start: *mut u8, map: &TensorMapMeta) -> Option<TensorMap> {
+    let size = map.storage_ty.size();
+    let TensorMapFormat::Tiled(TiledArgs { tile_size }) = &map.format else { return None };
+    let four = |values: &[usize]| -> Option<[u64; 4]> {
+        let mut values: [usize; 4] = values.try_into().ok()?;
+        values.reverse();
+        Some(values.map(|value| value as u64))
+    };
+    let tile = four(tile_size)?;
+    let strides = four(map.metadata.strides())?.map(|stride| stride * size as u64);
+    let known = map.swizzle == TensorMapSwizzle::B128 && tile[0] * size as u64 == 128 && size == 2;
+    known.then_some(TensorMap { start, lengths: four(map.metadata.shape())?, strides, tile })
+}
+
 fn error(reason: impl ToString) -> ServerError {
     ServerError::Generic { reason: reason.to_string(), backtrace: BackTrace::capture() }
 }
@@ -210,11 +225,16 @@ impl HostCudaServer {
         let CubeCount::Static(x, y, z) = count else {
             return Err(error(format!("{name}: the emulator takes static cube counts only")));
         };
-        if !arguments.tensor_maps.is_empty() {
-            return Err(error(format!("{name}: the emulator knows no tensor maps")));
+        let mut maps = Vec::new();
+        for TensorMapBinding { binding, map } in &arguments.tensor_maps {
+            let start = self.resource(binding)?.get_write_ptr_and_length().0;
+            maps.push(tensor_map(start, map).ok_or_else(|| error(format!("{name}: the emulator knows no {map:?}")))?);
         }
+        // As CUDA's server: the maps, the mapped buffers, the others.
+        let mapped = arguments.tensor_maps.iter().map(|mapped| &mapped.binding);
+        let bindings: Vec<&Binding> = mapped.chain(&arguments.buffers).collect();
         let mut pointers = Vec::new();
-        for binding in &arguments.buffers {
+        for binding in &bindings {
             pointers.push(self.resource(binding)?.get_write_ptr_and_length().0);
         }
         let info = &arguments.info;
@@ -222,8 +242,8 @@ impl HostCudaServer {
         if !dynamic.is_empty() {
             pointers.push(dynamic.as_mut_ptr().cast());
         }
-        self.kernels[&id].run([x, y, z], &pointers, &info.data).map_err(error)?;
-        for (at, binding) in arguments.buffers.iter().enumerate() {
+        self.kernels[&id].run([x, y, z], &maps, &pointers, &info.data).map_err(error)?;
+        for (at, binding) in bindings.into_iter().enumerate() {
             if let Some(byte) = self.broken_guard(binding)? {
                 let size = binding.size();
                 return Err(error(format!("{name}: wrote byte {byte} past the {size} bytes of its argument {at}")));

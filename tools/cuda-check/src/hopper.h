@@ -1,0 +1,168 @@
+// The functions of kernels/attention/hopper/ptx.cu, for the processor: takes the place of that text. Copies and products are done
+// when they are asked for, so waits that are missing do not show; what shows is a wrong place, count, phase or number.
+#pragma once
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef unsigned short u16;
+struct float2 { float x, y; };
+static float2 make_float2(float x, float y) { return {x, y}; }
+
+#if HALF
+typedef __half emu_element;
+#else
+typedef __nv_bfloat16 emu_element;
+#endif
+static u32 pack(float low, float high) {
+  emu_element pair[2] = {emu_element(low), emu_element(high)};
+  u32 out;
+  memcpy(&out, pair, 4);
+  return out;
+}
+static float2 unpack(u32 pair) {
+  float values[2];
+  emu_unpack<emu_element>(values, pair);
+  return {values[0], values[1]};
+}
+static float exp2_approx(float x) { return exp2f(x); }
+static float log2_approx(float x) { return log2f(x); }
+static float reciprocal(float x) { return 1.0f / x; }
+
+// ---- shared memory, by address: the 128-byte swizzle exchanges 16-byte chunks within eight rows of 128 bytes
+
+static u32 shared_address(const void* pointer) { return (u32)((const unsigned char*)pointer - dynamic_shared_mem); }
+template <class T> static T& emu_at(u32 address) { return *(T*)(dynamic_shared_mem + address); }
+static u32 emu_swizzled(u32 address) { return address ^ (address >> 7 & 7) << 4; }
+static float load_shared(u32 from) { return emu_at<float>(from); }
+static float2 load_shared_pair(u32 from) { return emu_at<float2>(from); }
+
+static void load_matrices(u32* to, u32 row) {
+  u32* registers[] = {to, to + 1, to + 2, to + 3};
+  emu_ldmatrix(registers, 4, dynamic_shared_mem + row, false);
+}
+static void store_matrices(u32 row, const u32 (&from)[4]) {
+  unsigned parity = emu_publish(row), lane = emu_lane();
+  for (unsigned i = 0; i < 4; i++) emu_at<u32>(emu_read<u32>(8 * i + lane / 4, parity) + lane % 4 * 4) = from[i];
+  emu_meet_warp();
+}
+
+// ---- barriers in shared memory, 8 bytes: a phase ends when all have arrived and all bytes that were announced are there
+
+struct emu_mbarrier { uint16_t expected, arrived; int32_t bytes : 31; uint32_t phase : 1; };
+static_assert(sizeof(emu_mbarrier) == 8);
+static void emu_check(emu_mbarrier& barrier) {
+  if (barrier.arrived != barrier.expected || barrier.bytes != 0) return;
+  barrier.arrived = 0;
+  barrier.phase ^= 1;
+  emu_progress++;
+}
+static void barrier_init(u32 barrier, u32 count) { emu_at<emu_mbarrier>(barrier) = {(uint16_t)count, 0, 0, 0}; }
+static void barrier_arrive(u32 barrier) {
+  emu_at<emu_mbarrier>(barrier).arrived++;
+  emu_check(emu_at<emu_mbarrier>(barrier));
+}
+static void barrier_arrive_expecting(u32 barrier, u32 bytes) {
+  emu_at<emu_mbarrier>(barrier).bytes += bytes;
+  barrier_arrive(barrier);
+}
+static void barrier_arrive_after_copies(u32 barrier) { barrier_arrive(barrier); }
+static void barrier_wait(u32 barrier, u32 parity) {
+  while (emu_at<emu_mbarrier>(barrier).phase == parity) emu_yield();
+}
+static void fence_async() {}
+
+static emu_barrier emu_named[16];
+// Once a block, before its threads meet: the last block's turns are over.
+static void fence_barrier_init() { memset(emu_named, 0, sizeof emu_named); }
+static void bar_arrive(int barrier, int count) {
+  if (++emu_named[barrier].arrived < (unsigned)count) return;
+  emu_named[barrier].arrived = 0;
+  emu_named[barrier].generation++;
+  emu_progress++;
+}
+static void bar_sync(int barrier, int count) {
+  unsigned generation = emu_named[barrier].generation;
+  bar_arrive(barrier, count);
+  while (emu_named[barrier].generation == generation) emu_yield();
+}
+
+// ---- copies
+
+static void copy_4(u32 to, const void* from, bool present) {
+  if (present) memcpy(&emu_at<u32>(to), from, 4);
+  else emu_at<u32>(to) = 0;
+}
+
+// As `TensorMap` in tools/cuda-check/src/emulator.rs.
+struct alignas(64) TensorMap {
+  unsigned char* start;
+  u64 lengths[4];  // elements, innermost first
+  u64 strides[4];  // bytes
+  u64 box[4];      // elements
+  u64 unused[3];
+};
+static_assert(sizeof(TensorMap) == 128);
+template <class F> static void emu_box(const TensorMap& map, const int (&first)[4], u32 shared, F copy) {
+  const u64 row = map.box[0] * 2;
+  for (u64 i = 0; i < map.box[1] * map.box[2] * map.box[3]; i++) {
+    u64 at[4] = {0, i % map.box[1], i / map.box[1] % map.box[2], i / (map.box[1] * map.box[2])};
+    unsigned char* global = map.start;
+    bool inside = true;
+    for (int k = 0; k < 4; k++) {
+      u64 place = first[k] + at[k];
+      inside = inside && place < map.lengths[k];
+      global += place * map.strides[k];
+    }
+    for (u64 byte = 0; byte < row; byte += 16) copy(emu_swizzled(shared + i * row + byte), inside ? global + byte : nullptr);
+  }
+}
+static void copy_box_in(u32 to, const TensorMap& from, int column, int row, int batch, u32 barrier) {
+  emu_box(from, {0, column, row, batch}, to, [&](u32 shared, unsigned char* global) {
+    if (global) memcpy(dynamic_shared_mem + shared, global, 16);
+    else memset(dynamic_shared_mem + shared, 0, 16);
+    emu_at<emu_mbarrier>(barrier).bytes -= 16;
+  });
+  emu_check(emu_at<emu_mbarrier>(barrier));
+}
+static void copy_box_out(const TensorMap& to, int column, int row, int batch, u32 from) {
+  emu_box(to, {0, column, row, batch}, from, [&](u32 shared, unsigned char* global) {
+    if (global) memcpy(global, dynamic_shared_mem + shared, 16);
+  });
+}
+static void stores_have_read() {}
+static void finish_stores() {}
+
+// ---- products: PTX ISA 9.0, sections "Register Fragments for wgmma" and "Shared Memory Matrix Layout"
+
+static void wgmma_fence() {}
+static void wgmma_commit() {}
+template <int> static void wgmma_wait() {}
+template <class T, size_t N> static void pin(T (&)[N]) {}
+
+// A warp's 16 rows of d[64, N] += a[64, 16] b[16, N].
+template <int N, int TRANSPOSED> struct Multiply {
+  static void run(float (&d)[N / 2], const u32* a, u32 b, int accumulate) {
+    struct { u32 a[4]; } own;
+    memcpy(own.a, a, 16);
+    unsigned parity = emu_publish(own), lane = emu_lane();
+    float left[2][16];
+    for (unsigned i = 0; i < 4; i++) {
+      auto quad = emu_read<decltype(own)>(lane / 4 * 4 + i, parity);
+      for (unsigned j = 0; j < 4; j++) emu_unpack<emu_element>(&left[j % 2][2 * i + 8 * (j / 2)], quad.a[j]);
+    }
+    u32 start = (b & 0x3fff) << 4;
+    for (unsigned i = 0; i < N / 4; i++) {
+      unsigned column = i / 2 * 8 + lane % 4 * 2 + i % 2;
+      float sums[2];
+      for (unsigned half = 0; half < 2; half++) sums[half] = accumulate ? d[i / 2 * 4 + 2 * half + i % 2] : 0.0f;
+      for (unsigned k = 0; k < 16; k++) {
+        unsigned row = TRANSPOSED ? k : column, byte = 2 * (TRANSPOSED ? column : k);
+        float right = emu_at<emu_element>(emu_swizzled(start + row / 8 * 1024 + row % 8 * 128 + byte));
+        for (unsigned half = 0; half < 2; half++) sums[half] += left[half][k] * right;
+      }
+      for (unsigned half = 0; half < 2; half++) d[i / 2 * 4 + 2 * half + i % 2] = sums[half];
+    }
+  }
+};
+
+#define BECOME_PRODUCER()
+#define BECOME_CONSUMER()

@@ -1,0 +1,24 @@
+//! The attention tests of `kernels/tests/against_reference` on an emulated GPU of compute capability 9.0, which takes kernels of
+//! its own for heads of 64 in half precision.
+
+mod device;
+
+#[path = "../../../../kernels/tests/against_reference/attention.rs"]
+mod attention;
+#[allow(dead_code, reason = "shared with tests of other kernels")]
+#[path = "../../../../kernels/tests/against_reference/support.rs"]
+mod support;
+#[allow(dead_code, reason = "shared with tests of other kernels")]
+#[path = "../../../../kernels/tests/against_reference/typed.rs"]
+mod typed;
+
+use avion_kernels::FloatKind;
+use avion_kernels::attention::{AttentionShape, Path, path};
+
+/// What makes these tests differ from those on the other emulated device.
+#[test]
+fn heads_of_64_in_half_precision_take_the_kernels_for_hopper() {
+    let shape = AttentionShape { batch: 1, tokens: 5, heads: 1, head_dim: 64, causal: false, kind: FloatKind::F16 };
+    assert_eq!(path(&device::client(), &shape), Ok(Path::Hopper));
+    assert_ne!(path(&device::client(), &AttentionShape { kind: FloatKind::F32, ..shape }), Ok(Path::Hopper));
+}
