@@ -69,22 +69,25 @@ pub struct HostCudaDevice {
     pub mode: Mode,
     /// Devices of different numbers work at the same time; one works through its launches in order.
     pub number: u8,
+    /// Two multiprocessors instead of all: blocks that stay and take one item after another then have some to take.
+    pub few: bool,
 }
 
 impl Default for HostCudaDevice {
     fn default() -> Self {
-        Self { arch: Arch(80), mode: Mode::Emulate, number: 0 }
+        Self { arch: Arch(80), mode: Mode::Emulate, number: 0, few: false }
     }
 }
 
 impl Device for HostCudaDevice {
     fn from_id(id: DeviceId) -> Self {
         let mode = if id.type_id & 1 == 0 { Mode::Emulate } else { Mode::Record };
-        Self { arch: Arch(id.index_id), mode, number: (id.type_id >> 1) as u8 }
+        Self { arch: Arch(id.index_id), mode, few: id.type_id & 2 != 0, number: (id.type_id >> 2) as u8 }
     }
 
     fn to_id(&self) -> DeviceId {
-        DeviceId { type_id: u16::from(self.number) << 1 | u16::from(self.mode == Mode::Record), index_id: self.arch.0 }
+        let flags = u16::from(self.few) << 1 | u16::from(self.mode == Mode::Record);
+        DeviceId { type_id: u16::from(self.number) << 2 | flags, index_id: self.arch.0 }
     }
 }
 
@@ -102,7 +105,7 @@ where
 }
 
 /// Properties and features as CubeCL registers them for this architecture (8.0 to 9.0).
-pub fn properties(arch: Arch) -> DeviceProperties {
+pub fn properties(HostCudaDevice { arch, few, .. }: HostCudaDevice) -> DeviceProperties {
     let hardware = HardwareProperties {
         load_width: 128,
         plane_size_min: 32,
@@ -113,6 +116,7 @@ pub fn properties(arch: Arch) -> DeviceProperties {
         max_units_per_cube: 1024,
         max_cube_dim: (1024, 1024, 64),
         num_streaming_multiprocessors: Some(match arch.0 {
+            _ if few => 2,
             80 => 108,
             86 => 84,
             _ => 132,

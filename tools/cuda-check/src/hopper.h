@@ -1,6 +1,8 @@
-// The functions of kernels/attention/hopper/ptx.cu, for the processor: takes the place of that text. Copies and products are done
-// when they are asked for, so waits that are missing do not show; what shows is a wrong place, count, phase or number.
+// The functions of kernels/attention/hopper/ptx.cu, for the processor: takes the place of that text. What a GPU does meanwhile is
+// done as late as it may be, so that waits that are missing show: the target of a copy is NaN until somebody has waited,
+// accumulators are until their products were waited for, and a copy out reads when its thread waits for it.
 #pragma once
+#include <algorithm>
 typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef unsigned short u16;
@@ -65,14 +67,20 @@ static void barrier_arrive_expecting(u32 barrier, u32 bytes) {
   barrier_arrive(barrier);
 }
 static void barrier_arrive_after_copies(u32 barrier) { barrier_arrive(barrier); }
+static bool emu_arrive_copies(u32 barrier);
 static void barrier_wait(u32 barrier, u32 parity) {
-  while (emu_at<emu_mbarrier>(barrier).phase == parity) emu_yield();
+  while (emu_at<emu_mbarrier>(barrier).phase == parity)
+    if (!emu_arrive_copies(barrier)) emu_yield();
 }
 static void fence_async() {}
 
 static emu_barrier emu_named[16];
-// Once a block, before its threads meet: the last block's turns are over.
-static void fence_barrier_init() { memset(emu_named, 0, sizeof emu_named); }
+static void emu_forget_products();
+// Once a block, before its threads meet: what the last block left is over.
+static void fence_barrier_init() {
+  memset(emu_named, 0, sizeof emu_named);
+  emu_forget_products();
+}
 static void bar_arrive(int barrier, int count) {
   if (++emu_named[barrier].arrived < (unsigned)count) return;
   emu_named[barrier].arrived = 0;
@@ -115,27 +123,78 @@ template <class F> static void emu_box(const TensorMap& map, const int (&first)[
     for (u64 byte = 0; byte < row; byte += 16) copy(emu_swizzled(shared + i * row + byte), inside ? global + byte : nullptr);
   }
 }
+struct emu_box_copy { TensorMap map; int first[4]; u32 shared, barrier; };
+static std::vector<emu_box_copy> emu_boxes_in, emu_boxes_out[EMU_THREADS];
 static void copy_box_in(u32 to, const TensorMap& from, int column, int row, int batch, u32 barrier) {
-  emu_box(from, {0, column, row, batch}, to, [&](u32 shared, unsigned char* global) {
-    if (global) memcpy(dynamic_shared_mem + shared, global, 16);
-    else memset(dynamic_shared_mem + shared, 0, 16);
-    emu_at<emu_mbarrier>(barrier).bytes -= 16;
-  });
-  emu_check(emu_at<emu_mbarrier>(barrier));
+  emu_boxes_in.push_back({from, {0, column, row, batch}, to, barrier});
+  emu_box(from, {0, 0, 0, 0}, to, [](u32 shared, unsigned char*) { memset(dynamic_shared_mem + shared, 0xff, 16); });
+}
+// Those that a barrier waits for; whether there were any.
+static bool emu_arrive_copies(u32 barrier) {
+  size_t kept = 0, before = emu_boxes_in.size();
+  for (const emu_box_copy& copy : emu_boxes_in) {
+    if (copy.barrier != barrier) {
+      emu_boxes_in[kept++] = copy;
+      continue;
+    }
+    emu_box(copy.map, copy.first, copy.shared, [&](u32 shared, unsigned char* global) {
+      if (global) memcpy(dynamic_shared_mem + shared, global, 16);
+      else memset(dynamic_shared_mem + shared, 0, 16);
+      emu_at<emu_mbarrier>(barrier).bytes -= 16;
+    });
+  }
+  emu_boxes_in.resize(kept);
+  if (kept < before) emu_check(emu_at<emu_mbarrier>(barrier));
+  return kept < before;
 }
 static void copy_box_out(const TensorMap& to, int column, int row, int batch, u32 from) {
-  emu_box(to, {0, column, row, batch}, from, [&](u32 shared, unsigned char* global) {
-    if (global) memcpy(global, dynamic_shared_mem + shared, 16);
-  });
+  emu_boxes_out[emu_current].push_back({to, {0, column, row, batch}, from, 0});
 }
-static void stores_have_read() {}
-static void finish_stores() {}
+static void stores_have_read() {
+  for (const emu_box_copy& copy : emu_boxes_out[emu_current]) {
+    emu_box(copy.map, copy.first, copy.shared, [&](u32 shared, unsigned char* global) {
+      if (global) memcpy(global, dynamic_shared_mem + shared, 16);
+    });
+  }
+  emu_boxes_out[emu_current].clear();
+}
+static void finish_stores() { stores_have_read(); }
 
 // ---- products: PTX ISA 9.0, sections "Register Fragments for wgmma" and "Shared Memory Matrix Layout"
 
+// Of each thread: accumulators in flight, with the group of their last product, and the number of groups.
+struct emu_sums { float* target; unsigned group; std::vector<float> values; };
+struct emu_products { std::vector<emu_sums> pending; unsigned groups = 0; };
+static emu_products emu_of_thread[EMU_THREADS];
+static void emu_forget_products() {
+  for (emu_products& products : emu_of_thread) products = {};
+}
 static void wgmma_fence() {}
-static void wgmma_commit() {}
-template <int> static void wgmma_wait() {}
+static void wgmma_commit() { emu_of_thread[emu_current].groups++; }
+template <int PENDING> static void wgmma_wait() {
+  emu_products& products = emu_of_thread[emu_current];
+  size_t kept = 0;
+  for (emu_sums& sums : products.pending) {
+    if (sums.group + PENDING < products.groups) memcpy(sums.target, sums.values.data(), sums.values.size() * 4);
+    else std::swap(products.pending[kept++], sums);
+  }
+  products.pending.resize(kept);
+}
+// The accumulators at `target` in flight, which are NaN meanwhile.
+static float* emu_in_flight(float* target, size_t count, bool accumulate) {
+  emu_products& products = emu_of_thread[emu_current];
+  emu_sums* found = nullptr;
+  for (emu_sums& sums : products.pending)
+    if (sums.target == target) found = &sums;
+  if (!found) {
+    products.pending.push_back({target, 0, std::vector<float>(target, target + count)});
+    found = &products.pending.back();
+    memset(target, 0xff, count * 4);
+  }
+  found->group = products.groups;
+  if (!accumulate) std::fill(found->values.begin(), found->values.end(), 0.0f);
+  return found->values.data();
+}
 template <class T, size_t N> static void pin(T (&)[N]) {}
 
 // A warp's 16 rows of d[64, N] += a[64, 16] b[16, N].
@@ -149,17 +208,18 @@ template <int N, int TRANSPOSED> struct Multiply {
       auto quad = emu_read<decltype(own)>(lane / 4 * 4 + i, parity);
       for (unsigned j = 0; j < 4; j++) emu_unpack<emu_element>(&left[j % 2][2 * i + 8 * (j / 2)], quad.a[j]);
     }
+    float* out = emu_in_flight(d, N / 2, accumulate);
     u32 start = (b & 0x3fff) << 4;
     for (unsigned i = 0; i < N / 4; i++) {
       unsigned column = i / 2 * 8 + lane % 4 * 2 + i % 2;
       float sums[2];
-      for (unsigned half = 0; half < 2; half++) sums[half] = accumulate ? d[i / 2 * 4 + 2 * half + i % 2] : 0.0f;
+      for (unsigned half = 0; half < 2; half++) sums[half] = out[i / 2 * 4 + 2 * half + i % 2];
       for (unsigned k = 0; k < 16; k++) {
         unsigned row = TRANSPOSED ? k : column, byte = 2 * (TRANSPOSED ? column : k);
         float right = emu_at<emu_element>(emu_swizzled(start + row / 8 * 1024 + row % 8 * 128 + byte));
         for (unsigned half = 0; half < 2; half++) sums[half] += left[half][k] * right;
       }
-      for (unsigned half = 0; half < 2; half++) d[i / 2 * 4 + 2 * half + i % 2] = sums[half];
+      for (unsigned half = 0; half < 2; half++) out[i / 2 * 4 + 2 * half + i % 2] = sums[half];
     }
   }
 };

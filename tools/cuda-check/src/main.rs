@@ -90,7 +90,7 @@ fn run(options: &Options) -> Result<(), String> {
 /// What the launchers launch on each architecture.
 fn generated() -> Result<Vec<Recorded>, String> {
     for arch in ARCHITECTURES {
-        let client = HostCuda::client(&HostCudaDevice { arch, mode: Mode::Record, number: 0 });
+        let client = HostCuda::client(&HostCudaDevice { arch, mode: Mode::Record, ..HostCudaDevice::default() });
         catalogue::launch_all(&client).map_err(|error| format!("{arch}: {error}"))?;
         block_on(client.sync()).map_err(|error| format!("{arch}: {error}"))?;
     }

@@ -120,7 +120,8 @@ impl ServerCommunication for HostCudaServer {
 
 impl DeviceService for HostCudaServer {
     fn init(id: DeviceId) -> Self {
-        let HostCudaDevice { arch, mode, .. } = HostCudaDevice::from_id(id);
+        let device = HostCudaDevice::from_id(id);
+        let HostCudaDevice { arch, mode, .. } = device;
         let logger = Arc::new(ServerLogger::default());
         let memory = MemoryManagement::from_configuration(
             BytesStorage::default(),
@@ -130,7 +131,7 @@ impl DeviceService for HostCudaServer {
             MemoryManagementOptions::new("host"),
         );
         let policy = ContiguousMemoryLayoutPolicy::new(ALIGNMENT);
-        let utilities = Arc::new(ServerUtilities::new(device::properties(arch), logger, (), policy));
+        let utilities = Arc::new(ServerUtilities::new(device::properties(device), logger, (), policy));
         Self {
             arch,
             mode,

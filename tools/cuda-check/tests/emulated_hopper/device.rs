@@ -17,6 +17,7 @@ thread_local! {
 pub fn client() -> Client {
     HostCuda::client(&HostCudaDevice {
         arch: Arch(90),
+        few: true,
         number: NUMBER.with(|number| *number % 16),
         ..HostCudaDevice::default()
     })
