@@ -4,8 +4,9 @@
 // before it is written is NaN: shared memory starts so, and so does the target of an asynchronous copy until a barrier
 // completes it.
 //
-// Not emulated: WMMA fragments, clusters, and, outside `hopper.h`, TMA and wgmma. Rounding is that of the processor, so approximate functions
-// (`__expf`, `__fdividef`) are more exact than on a GPU, and tensor-core sums round after every addition.
+// Not emulated: WMMA fragments, clusters, and, outside `hopper.h`, TMA and wgmma. Rounding is that of the processor, so
+// approximate functions (`__expf`, `__fdividef`) are more exact than on a GPU, and tensor-core sums round after every
+// addition.
 #pragma once
 #include <math.h>
 #include <setjmp.h>
