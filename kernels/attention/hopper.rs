@@ -25,7 +25,7 @@ use std::any::{Any, TypeId};
 /// The head dimension these kernels are written for.
 pub const HEAD_DIM: usize = 64;
 
-/// Tokens of a box of a tensor map, as in the kernels.
+/// Tokens of a box of a tensor map.
 const BOX_ROWS: usize = 16;
 
 const PTX: &str = include_str!("hopper/ptx.cu");
@@ -141,6 +141,7 @@ impl Variant {
             ("STAGES", self.stages),
             ("CAUSAL", usize::from(self.causal)),
             ("HALF", usize::from(self.half)),
+            ("BOX_ROWS", BOX_ROWS),
             ("SHARED_BYTES", self.shared_bytes()),
             ("CONSUMER_REGISTERS", consumer),
             ("PRODUCER_REGISTERS", producer),
@@ -322,10 +323,10 @@ fn launch<R: Runtime>(
 ) {
     let variant = Variant::new(pass, shape);
     let Some(task) = task(variant) else { return };
-    let items = shape.tokens.div_ceil(variant.rows()) * shape.batch * shape.heads;
+    let row_blocks = shape.tokens.div_ceil(variant.rows()) as u32;
+    let items = row_blocks as usize * shape.batch * shape.heads;
     // Blocks stay and take every so many-th item: one per multiprocessor, which their shared memory and registers fill.
     let blocks = client.properties().hardware.num_streaming_multiprocessors.unwrap_or(132).min(items as u32);
-    let row_blocks = shape.tokens.div_ceil(variant.rows()) as u32;
     let together = if pass == Pass::Forward && !shape.causal { heads_together(blocks, row_blocks) } else { 0 };
     let data = vec![shape.batch as u64 | (shape.tokens as u64) << 32, shape.heads as u64 | u64::from(together) << 32];
     let info = MetadataBindingInfo { dynamic_metadata_offset: data.len(), data };

@@ -19,9 +19,21 @@ pub fn forward<R: CubeRuntime>(
     residual: Option<&Matrix>,
 ) -> Matrix {
     let y = ws.matrix(x.rows, weight.rows());
-    let epilogue = Epilogue { bias, residual, accumulate: false };
-    multiply(ws, &View::of(x), &weight.view().transposed(), &View::of(&y), epilogue);
+    forward_into(ws, x, weight, bias, residual, &y);
     y
+}
+
+/// The same, into `y`.
+fn forward_into<R: CubeRuntime>(
+    ws: &Workspace<R>,
+    x: &Matrix,
+    weight: &Weight<R>,
+    bias: Option<&Weight<R>>,
+    residual: Option<&Matrix>,
+    y: &Matrix,
+) {
+    let epilogue = Epilogue { bias, residual, accumulate: false };
+    multiply(ws, &View::of(x), &weight.view().transposed(), &View::of(y), epilogue);
 }
 
 /// `norm(x) W^T + bias`, `[rows, out]`, where a block makes again what it did not keep and wants the norm's output for
@@ -37,8 +49,7 @@ pub fn of_norm<R: CubeRuntime>(
 ) -> Matrix {
     let y = ws.matrix(x.rows, weight.rows());
     let (normed, _) = norm.forward(ws, x);
-    let epilogue = Epilogue { bias: Some(bias), ..Epilogue::default() };
-    multiply(ws, &View::of(&normed), &weight.view().transposed(), &View::of(&y), epilogue);
+    forward_into(ws, &normed, weight, Some(bias), None, &y);
     y
 }
 

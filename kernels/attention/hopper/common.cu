@@ -15,7 +15,7 @@
 // Tiles are rows of 128 bytes, with 16-byte chunk c of row r at place c ^ (r % 8): the 128-byte swizzle of wgmma's
 // shared-memory descriptors, which then read a tile as it is or transposed.
 //
-// Defined before this text: GROUPS, STREAMED, STAGES, CAUSAL, HALF (1 for f16, 0 for bf16), SHARED_BYTES,
+// Defined before this text: GROUPS, STREAMED, STAGES, CAUSAL, HALF (1 for f16, 0 for bf16), BOX_ROWS, SHARED_BYTES,
 // CONSUMER_REGISTERS, PRODUCER_REGISTERS (a multiple of 8 each; all warps' together are what the launch was given).
 
 constexpr int HEAD_DIM = 64;
@@ -28,7 +28,6 @@ constexpr float LOG2E = 1.4426950408889634f;
 constexpr float LN2 = 0.6931471805599453f;
 constexpr float SCALE_LOG2 = SCALE * LOG2E;
 constexpr int PRODUCERS = 128;  // of which one warp copies
-constexpr int BOX_ROWS = 16;    // tokens of a box of a tensor map
 #ifndef INFINITY
 #define INFINITY __int_as_float(0x7f800000)
 #endif
@@ -53,10 +52,10 @@ __device__ __forceinline__ void copy_tile(u32 to, const TensorMap& from, int col
 
 // Values first.. of a head's [tokens] of f32.
 template <int ROWS>
-__device__ __forceinline__ void copy_values(u32 to, const float* from, int first, int tokens, int thread) {
+__device__ __forceinline__ void copy_values(u32 to, const float* from, int first, int tokens, int lane) {
 #pragma unroll
     for (int i = 0; i < (ROWS + 31) / 32; i++) {
-        int row = thread + i * 32;
+        int row = lane + i * 32;
         if (ROWS % 32 == 0 || row < ROWS) {
             bool present = first + row < tokens;
             copy_4(to + row * 4, present ? from + first + row : from, present);

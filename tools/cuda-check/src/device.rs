@@ -25,6 +25,7 @@ use cubecl_cpp::{
 use std::{
     fmt::{self, Display, Formatter},
     marker::PhantomData,
+    sync::atomic::{AtomicU8, Ordering},
 };
 
 /// The architectures that are checked.
@@ -76,6 +77,20 @@ pub struct HostCudaDevice {
 impl Default for HostCudaDevice {
     fn default() -> Self {
         Self { arch: Arch(80), mode: Mode::Emulate, number: 0, few: false }
+    }
+}
+
+thread_local! {
+    static NUMBER: u8 = {
+        static NEXT: AtomicU8 = AtomicU8::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed) % 16
+    };
+}
+
+impl HostCudaDevice {
+    /// The default, with a number of the thread's own: for tests that run side by side.
+    pub fn of_this_thread() -> Self {
+        Self { number: NUMBER.with(|number| *number), ..Self::default() }
     }
 }
 

@@ -176,13 +176,15 @@ static void emu_fiber() {
 
 struct emu_barrier { unsigned arrived, generation; };
 static emu_barrier emu_block, emu_warps[EMU_THREADS / 32];
+static void emu_arrive(emu_barrier& barrier, unsigned size) {
+  if (++barrier.arrived < size) return;
+  barrier.arrived = 0;
+  barrier.generation++;
+  emu_progress++;
+}
 static void emu_meet(emu_barrier& barrier, unsigned size) {
   unsigned generation = barrier.generation;
-  if (++barrier.arrived == size) {
-    barrier.arrived = 0;
-    barrier.generation++;
-    emu_progress++;
-  }
+  emu_arrive(barrier, size);
   while (barrier.generation == generation) emu_yield();
 }
 static unsigned emu_warp_start() { return emu_current & ~31u; }

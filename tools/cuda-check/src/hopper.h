@@ -81,17 +81,8 @@ static void fence_barrier_init() {
   memset(emu_named, 0, sizeof emu_named);
   emu_forget_products();
 }
-static void bar_arrive(int barrier, int count) {
-  if (++emu_named[barrier].arrived < (unsigned)count) return;
-  emu_named[barrier].arrived = 0;
-  emu_named[barrier].generation++;
-  emu_progress++;
-}
-static void bar_sync(int barrier, int count) {
-  unsigned generation = emu_named[barrier].generation;
-  bar_arrive(barrier, count);
-  while (emu_named[barrier].generation == generation) emu_yield();
-}
+static void bar_arrive(int barrier, int count) { emu_arrive(emu_named[barrier], count); }
+static void bar_sync(int barrier, int count) { emu_meet(emu_named[barrier], count); }
 
 // ---- copies
 
