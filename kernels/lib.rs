@@ -43,6 +43,7 @@ pub mod error;
 pub mod flat;
 pub mod gemm;
 pub mod grad_norm;
+mod hopper;
 pub mod ingest_wgsl;
 pub mod launch;
 pub mod layer_norm;

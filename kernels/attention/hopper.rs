@@ -6,21 +6,13 @@
 //! the bit and no f32 copy of the gradient is in memory. At 785 tokens the exponentials cost as much as the products.
 //!
 //! Sources: FlashAttention-2 (Dao, 2023) for the recurrences; FlashAttention-3 (Shah et al., 2024) for warp
-//! specialisation and turns between warpgroups. `hopper/common.cu` describes the design; the text is compiled by
-//! CubeCL's NVRTC at the first launch of each variant.
+//! specialisation and turns between warpgroups. `hopper/common.cu` describes the design.
 
 use super::AttentionShape;
 use crate::column_sum::column_sum;
-use crate::{FloatKind, Handle};
-use cubecl::cuda::CudaCompiler;
-use cubecl::features::Tma;
+use crate::hopper::{self, PTX, WARPGROUP, defines};
+use crate::{FloatKind, Handle, with_float};
 use cubecl::prelude::*;
-use cubecl::server::{KernelArguments, MetadataBindingInfo, TensorMapBinding, TensorMapMeta};
-use cubecl::zspace::{Shape, Strides, metadata::Metadata};
-use cubecl::{CompilationError, Compiler, CubeTask, Info};
-use cubecl_cpp::ComputeKernel;
-use cubecl_cpp::shared::{Body, Elem, Flags, Item, SharedMemory};
-use std::any::{Any, TypeId};
 
 /// The head dimension these kernels are written for.
 pub const HEAD_DIM: usize = 64;
@@ -28,23 +20,7 @@ pub const HEAD_DIM: usize = 64;
 /// Tokens of a box of a tensor map.
 const BOX_ROWS: usize = 16;
 
-const PTX: &str = include_str!("hopper/ptx.cu");
 const COMMON: &str = include_str!("hopper/common.cu");
-
-/// Changes with any of the texts, so that compiled kernels kept on disk are not taken for newer ones.
-const TEXT: u64 = {
-    let parts = [PTX, COMMON, Pass::Forward.text(), Pass::Query.text(), Pass::KeyValue.text()];
-    let (mut hash, mut part) = (0xcbf2_9ce4_8422_2325u64, 0);
-    while part < parts.len() {
-        let (bytes, mut i) = (parts[part].as_bytes(), 0);
-        while i < bytes.len() {
-            hash = (hash ^ bytes[i] as u64).wrapping_mul(0x0100_0000_01b3);
-            i += 1;
-        }
-        part += 1;
-    }
-    hash
-};
 
 /// One of the three kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,14 +37,6 @@ impl Pass {
             Pass::Forward => include_str!("hopper/forward.cu"),
             Pass::Query => include_str!("hopper/query.cu"),
             Pass::KeyValue => include_str!("hopper/key_value.cu"),
-        }
-    }
-
-    fn entry(self) -> &'static str {
-        match self {
-            Pass::Forward => "avion_attention_forward",
-            Pass::Query => "avion_attention_query",
-            Pass::KeyValue => "avion_attention_key_value",
         }
     }
 
@@ -117,13 +85,25 @@ impl Variant {
     fn rows(&self) -> usize {
         64 * self.groups
     }
+}
 
-    /// Computing warpgroups and the one that copies.
-    fn cube_dim(&self) -> CubeDim {
-        CubeDim::new_1d(128 * (self.groups as u32 + 1))
+impl hopper::Variant for Variant {
+    const TEXT: u64 = hopper::hash(&[COMMON, Pass::Forward.text(), Pass::Query.text(), Pass::KeyValue.text()]);
+
+    fn entry(&self) -> &'static str {
+        match self.pass {
+            Pass::Forward => "avion_attention_forward",
+            Pass::Query => "avion_attention_query",
+            Pass::KeyValue => "avion_attention_key_value",
+        }
     }
 
-    /// Bytes of shared memory: as in the kernel's `Layout`, plus room to align to 1,024.
+    /// Computing warpgroups and the one that copies.
+    fn threads(&self) -> u32 {
+        WARPGROUP * (self.groups as u32 + 1)
+    }
+
+    /// As in the kernel's `Layout`, plus room to align to 1,024.
     fn shared_bytes(&self) -> usize {
         let (stationary, row_values, streamed_values, written) = self.pass.shared();
         let rows = self.rows() * ((stationary + written) * 2 * HEAD_DIM + row_values * 4);
@@ -135,7 +115,7 @@ impl Variant {
     fn source(&self) -> String {
         // Per thread, of the 504 or 512 that the launch bounds leave to one thread of each warpgroup together.
         let (consumer, producer) = if self.groups == 2 { (240, 24) } else { (160, 24) };
-        let defines = [
+        let defines = defines(&[
             ("GROUPS", self.groups),
             ("STREAMED", self.streamed),
             ("STAGES", self.stages),
@@ -145,99 +125,8 @@ impl Variant {
             ("SHARED_BYTES", self.shared_bytes()),
             ("CONSUMER_REGISTERS", consumer),
             ("PRODUCER_REGISTERS", producer),
-        ];
-        let mut source: String = defines.iter().map(|(name, value)| format!("#define {name} {value}\n")).collect();
-        source.extend([PTX, COMMON, self.pass.text()]);
-        source
-    }
-}
-
-impl KernelMetadata for Variant {
-    fn id(&self) -> KernelId {
-        KernelId::new::<Self>().info((TEXT, *self)).cube_dim(self.cube_dim())
-    }
-
-    fn name(&self) -> &'static str {
-        self.pass.entry()
-    }
-
-    fn address_type(&self) -> StorageType {
-        u32::as_type_native_unchecked().storage_type()
-    }
-}
-
-impl CubeTask<CudaCompiler> for Variant {
-    fn compile(
-        &self,
-        _compiler: &mut CudaCompiler,
-        _options: &<CudaCompiler as Compiler>::CompilationOptions,
-        _mode: ExecutionMode,
-        _address_type: StorageType,
-    ) -> Result<CompiledKernel<CudaCompiler>, CompilationError> {
-        let cube_dim = self.cube_dim();
-        let address_type = Item::scalar(Elem::U32, true);
-        let shared = SharedMemory::Array {
-            index: 0,
-            item: Item::scalar(Elem::U8, true),
-            length: self.shared_bytes(),
-            align: 128,
-            offset: 0,
-        };
-        // CubeCL reads nothing of this but the size of the shared memory.
-        let representation = ComputeKernel {
-            tensor_maps: Vec::new(),
-            buffers: Vec::new(),
-            scalars: Vec::new(),
-            info: Info::default(),
-            meta_static_len: 0,
-            body: Body {
-                instructions: Vec::new(),
-                shared_memories: vec![shared],
-                pipelines: Vec::new(),
-                barriers: Vec::new(),
-                const_arrays: Vec::new(),
-                local_arrays: Vec::new(),
-                info_by_ptr: false,
-                has_dynamic_meta: false,
-                address_type,
-            },
-            cube_dim,
-            cluster_dim: None,
-            extensions: Vec::new(),
-            flags: Flags {
-                elem_fp4: false,
-                elem_fp6: false,
-                elem_fp8: false,
-                elem_bf16: false,
-                elem_f16: false,
-                elem_tf32: false,
-                indexes: Default::default(),
-                op_barrier: false,
-                op_pipeline: false,
-                inst_tma: false,
-                inst_tma_im2col: false,
-                inst_wmma: false,
-                inst_ptx_wrappers: false,
-                inst_async_copy: false,
-                use_grid_constants: true,
-                static_meta_length: 0,
-                has_dynamic_meta: false,
-                has_info: true,
-                cube_dim,
-                cluster_dim: None,
-                address_type,
-            },
-            items: Default::default(),
-            kernel_name: self.pass.entry().to_owned(),
-        };
-        Ok(CompiledKernel {
-            entrypoint_name: self.pass.entry().to_owned(),
-            debug_name: Some(self.pass.entry()),
-            source: self.source(),
-            repr: Some(representation),
-            cube_dim,
-            debug_info: None,
-        })
+        ]);
+        [&defines, PTX, COMMON, self.pass.text()].concat()
     }
 }
 
@@ -252,7 +141,7 @@ pub fn sources() -> Vec<(String, String)> {
                 let variant = Variant::new(pass, &shape);
                 let Variant { groups, streamed, .. } = variant;
                 let name = format!("hopper::{pass:?}<{kind:?}> causal={causal} groups={groups} streamed={streamed}");
-                sources.push((name, variant.source()));
+                sources.push((name, hopper::Variant::source(&variant)));
             }
         }
     }
@@ -263,16 +152,12 @@ pub fn sources() -> Vec<(String, String)> {
 
 /// Whether these kernels take `shape` here: CUDA on compute capability 9.0, half precision, heads of 64.
 pub fn supported<R: Runtime>(client: &ComputeClient<R>, shape: &AttentionShape) -> bool {
-    let (features, hardware) = (client.features(), &client.properties().hardware);
-    // CubeCL reports bulk copies from 9.0 on, their wide variant from 10.0 on; `wgmma` is of 9.0 alone.
-    let hopper = features.tma.contains(Tma::Base) && !features.tma.contains(Tma::Im2colWide);
-    let largest = [Pass::Forward, Pass::Query, Pass::KeyValue].map(|pass| Variant::new(pass, shape).shared_bytes());
-    TypeId::of::<R::Compiler>() == TypeId::of::<CudaCompiler>()
-        && hopper
-        && shape.head_dim == HEAD_DIM
+    let passes = [Pass::Forward, Pass::Query, Pass::KeyValue];
+    let variants = passes.map(|pass| Variant::new(pass, shape));
+    shape.head_dim == HEAD_DIM
         && shape.kind != FloatKind::F32
         && shape.tokens <= i32::MAX as usize / 2
-        && largest.iter().all(|bytes| *bytes <= hardware.max_shared_memory_size)
+        && variants.iter().all(|variant| hopper::supported(client, hopper::Variant::shared_bytes(variant)))
 }
 
 /// As [`super::forward`], for shapes that are [`supported`] and checked.
@@ -307,12 +192,6 @@ pub(super) fn backward<R: Runtime>(
     column_sum(client, sums.clone(), FloatKind::F32, shape.sum_rows(), columns, d_bias.clone());
 }
 
-/// The task for a runtime with compiler `C`, if that is CUDA's.
-fn task<C: Compiler>(variant: Variant) -> Option<Box<dyn CubeTask<C>>> {
-    let task: Box<dyn CubeTask<CudaCompiler>> = Box::new(variant);
-    (Box::new(task) as Box<dyn Any>).downcast().ok().map(|task| *task)
-}
-
 /// `mapped` are buffers `[batch, tokens, n, heads, 64]` with their `n`.
 fn launch<R: Runtime>(
     client: &ComputeClient<R>,
@@ -322,21 +201,15 @@ fn launch<R: Runtime>(
     buffers: &[&Handle],
 ) {
     let variant = Variant::new(pass, shape);
-    let Some(task) = task(variant) else { return };
     let row_blocks = shape.tokens.div_ceil(variant.rows()) as u32;
-    let items = row_blocks as usize * shape.batch * shape.heads;
-    // Blocks stay and take every so many-th item: one per multiprocessor, which their shared memory and registers fill.
-    let blocks = client.properties().hardware.num_streaming_multiprocessors.unwrap_or(132).min(items as u32);
+    let blocks = hopper::blocks(client, row_blocks as usize * shape.batch * shape.heads);
     let together = if pass == Pass::Forward && !shape.causal { heads_together(blocks, row_blocks) } else { 0 };
     let data = vec![shape.batch as u64 | (shape.tokens as u64) << 32, shape.heads as u64 | u64::from(together) << 32];
-    let info = MetadataBindingInfo { dynamic_metadata_offset: data.len(), data };
-    let maps = mapped.iter().map(|(buffer, n)| TensorMapBinding::new((*buffer).clone().binding(), map(shape, *n)));
-    let arguments = KernelArguments::new()
-        .with_tensor_maps(maps.collect())
-        .with_buffers(buffers.iter().map(|buffer| (*buffer).clone().binding()).collect())
-        .with_info(info);
+    let kind = with_float!(shape.kind, F => F::as_type_native_unchecked().storage_type());
+    let map = |n| hopper::map(kind, [shape.batch, shape.tokens, n * shape.heads], BOX_ROWS);
+    let mapped = mapped.iter().map(|(buffer, n)| (*buffer, map(*n))).collect();
     // SAFETY: the kernels check rows against `tokens`, tensor maps do; the caller has checked the buffers' sizes.
-    unsafe { client.launch_unchecked(task, CubeCount::Static(blocks, 1, 1), arguments) }
+    unsafe { hopper::launch(client, variant, blocks, mapped, buffers, data) }
 }
 
 /// For how many heads at a time the last rows, which are fewer, come after all others; 0: rows in order.
@@ -355,24 +228,5 @@ fn heads_together(blocks: u32, row_blocks: u32) -> u32 {
         // With few tokens the keys of more heads fit, and a quarter of the blocks, twice, shares a factor with them again.
         2 => blocks,
         _ => (blocks / 4).max(1),
-    }
-}
-
-/// `[batch, tokens, n * heads, 64]` in boxes of 16 tokens of one head, swizzled as the kernels read them.
-fn map(shape: &AttentionShape, n: usize) -> TensorMapMeta {
-    let columns = n * shape.heads;
-    let row = columns * HEAD_DIM;
-    TensorMapMeta {
-        format: TensorMapFormat::Tiled(TiledArgs { tile_size: Shape::new([1, BOX_ROWS, 1, HEAD_DIM]) }),
-        metadata: Metadata::new(
-            Shape::new([shape.batch, shape.tokens, columns, HEAD_DIM]),
-            Strides::new(&[shape.tokens * row, row, HEAD_DIM, 1]),
-        ),
-        elem_stride: Strides::new(&[1, 1, 1, 1]),
-        interleave: TensorMapInterleave::None,
-        swizzle: TensorMapSwizzle::B128,
-        prefetch: TensorMapPrefetch::B128,
-        oob_fill: OobFill::Zero,
-        storage_ty: crate::with_float!(shape.kind, F => F::as_type_native_unchecked().storage_type()),
     }
 }

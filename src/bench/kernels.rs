@@ -5,7 +5,9 @@ use crate::device::DeviceError;
 use crate::ops::gemm::{Epilogue, View, multiply};
 use crate::ops::workspace::{Matrix, Workspace};
 use avion_kernels::FloatKind;
+use avion_kernels::activation::Activation;
 use avion_kernels::attention::{self, AttentionShape};
+use avion_kernels::gemm::activated::{self, ActivatedShape};
 use burn_cubecl::CubeRuntime;
 
 /// Matrix product of the shape that large machines are rated by; TFLOP/s.
@@ -57,6 +59,37 @@ pub fn product<R: CubeRuntime>(
     };
     let operations = 2.0 * rows as f64 * inputs as f64 * outputs as f64;
     Ok(Row::new(format!("{name} {rows} x {inputs} -> {outputs}, {words}"), samples).operations(operations))
+}
+
+/// The products around GELU that apply it, or its derivative, as they go; nothing where the device has no such kernel.
+///
+/// # Errors
+/// What the device reports.
+pub fn activated_rows<R: CubeRuntime>(
+    ws: &Workspace<R>,
+    name: &str,
+    [rows, width]: [usize; 2],
+    write_activated: bool,
+) -> Result<Option<[Row; 2]>, DeviceError> {
+    let shape = ActivatedShape { rows, n: 4 * width, k: width, kind: ws.kind, activation: Activation::Gelu };
+    if !activated::supported(&ws.client, &shape) {
+        return Ok(None);
+    }
+    let (x, weight, bias) = (filled(ws, rows, width), filled(ws, 4 * width, width), filled(ws, 1, 4 * width));
+    let [hidden, other] = [(); 2].map(|()| filled(ws, rows, 4 * width));
+    let d_bias = ws.floats(4 * width);
+    avion_kernels::flat::clear(&ws.client, d_bias.handle(), 4 * width);
+    let [x, weight, bias, hidden, other] = [&x, &weight, &bias, &hidden, &other].map(Matrix::handle);
+    let forward = time(&ws.client, || activated::forward(&ws.client, &shape, x, weight, bias, Some(hidden), other))?;
+    let backward = time(&ws.client, || {
+        // As large as the forward pass's weight, which is its transpose.
+        activated::backward(&ws.client, &shape, x, weight, hidden, other, d_bias.handle(), write_activated);
+    })?;
+    let operations = 8.0 * rows as f64 * (width * width) as f64;
+    let row = |pass, samples| {
+        Row::new(format!("{name} {rows} x {width} -> {}, GELU, {pass}", 4 * width), samples).operations(operations)
+    };
+    Ok(Some([row("forward", forward), row("backward with bias", backward)]))
 }
 
 /// Attention forward, and backward with the gradient of the bias before it.

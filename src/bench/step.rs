@@ -1,7 +1,7 @@
 //! A recipe's whole training step on made-up frames and captions: everything but decoding.
 
 use super::io::made_up_record;
-use super::kernels::{Kind, attention_rows, filled, peak_tflops, product};
+use super::kernels::{Kind, activated_rows, attention_rows, filled, peak_tflops, product};
 use super::{Report, Row, time};
 use crate::config::Geometry;
 use crate::config::recipe::{Recipe, TaskKind};
@@ -266,10 +266,19 @@ fn parts<R: CubeRuntime>(
         let missing = |piece: fn(&Keep) -> bool| plan.blocks.iter().filter(|k| !piece(k)).count() as f64;
         let again = [missing(|k| k.qkv), missing(|k| k.middle), missing(|k| k.hidden), 0.0];
         let layers = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)];
+        let write_activated = !plan.blocks.iter().all(|k| k.activated);
+        let activated = activated_rows(ws, tower, [count, width], write_activated)?;
         for ((inputs, outputs), again) in layers.into_iter().zip(again) {
             for kind in [Kind::Forward, Kind::InputGradient, Kind::WeightGradient] {
-                let calls = blocks + if kind == Kind::Forward { again } else { 0.0 };
-                rows.push(product(ws, tower, [count, inputs, outputs], kind)?.calls(chunks * calls));
+                let once = match kind {
+                    Kind::Forward => outputs != 4 * width || activated.is_none(),
+                    Kind::InputGradient => inputs != 4 * width || activated.is_none(),
+                    Kind::WeightGradient => true,
+                };
+                let calls = if once { blocks } else { 0.0 } + if kind == Kind::Forward { again } else { 0.0 };
+                if calls > 0.0 {
+                    rows.push(product(ws, tower, [count, inputs, outputs], kind)?.calls(chunks * calls));
+                }
             }
         }
         let shape = AttentionShape {
@@ -283,17 +292,21 @@ fn parts<R: CubeRuntime>(
         let [forward, backward] = attention_rows(ws, shape)?;
         rows.push(forward.calls(chunks * (blocks + missing(|k| k.attended))));
         rows.push(backward.calls(chunks * blocks));
-        rows.extend(passes(ws, tower, count, width, chunks, &plan.blocks, again)?);
+        rows.extend(norms(ws, tower, [count, width], chunks, &plan.blocks, again)?);
+        let gelu = match activated {
+            Some(rows) => rows,
+            None => gelu_rows(ws, tower, [count, width], write_activated)?,
+        };
+        rows.extend(gelu.map(|row| row.calls(chunks * blocks)));
     }
     Ok(rows)
 }
 
-/// The kernels that are bound by memory.
-fn passes<R: CubeRuntime>(
+/// The norms.
+fn norms<R: CubeRuntime>(
     ws: &Workspace<R>,
     tower: &str,
-    count: usize,
-    width: usize,
+    [count, width]: [usize; 2],
     chunks: f64,
     keep: &[Keep],
     again: [f64; 4],
@@ -302,7 +315,7 @@ fn passes<R: CubeRuntime>(
     let unit = count as f64 * width as f64 * element;
     let blocks = keep.len() as f64;
     // What was kept need not be written again.
-    let (write_normed, write_activated) = (!keep.iter().all(|k| k.normed), !keep.iter().all(|k| k.activated));
+    let write_normed = !keep.iter().all(|k| k.normed);
     let written = |yes: bool, units: f64| if yes { units } else { 0.0 };
     let [x, dy, stream] = [(); 3].map(|()| filled(ws, count, width));
     let residue = ws.residues.then(|| filled(ws, count, width));
@@ -333,23 +346,35 @@ fn passes<R: CubeRuntime>(
         };
         layer_norm::backward(&ws.client, &shape, backward);
     })?;
-    drop((x, dy, stream, residue, y));
-    let (hidden, other) = (filled(ws, count, 4 * width), filled(ws, count, 4 * width));
-    let gelu = activation::Activation::Gelu;
-    let (a, b) = (hidden.handle(), other.handle());
-    let activate = time(&ws.client, || activation::forward(&ws.client, ws.kind, gelu, a, b, hidden.len()))?;
-    let slope = time(&ws.client, || {
-        activation::backward(&ws.client, ws.kind, gelu, count, 4 * width, a, b, Some(p(2)), write_activated);
-    })?;
     let norms = chunks * (2.0 * blocks + again[0] + again[2]);
     Ok(vec![
         Row::new(format!("{tower} LayerNorm, forward"), forward).bytes(2.0 * unit).calls(norms),
         Row::new(format!("{tower} LayerNorm, backward with residual"), backward)
             .bytes((4.0 + written(write_normed, 1.0) + written(ws.residues, 2.0)) * unit)
             .calls(chunks * 2.0 * blocks),
-        Row::new(format!("{tower} GELU, forward"), activate).bytes(8.0 * unit).calls(chunks * blocks),
-        Row::new(format!("{tower} GELU, backward with bias"), slope)
-            .bytes((12.0 + written(write_activated, 4.0)) * unit)
-            .calls(chunks * blocks),
+    ])
+}
+
+/// GELU where it is a pass of its own.
+fn gelu_rows<R: CubeRuntime>(
+    ws: &Workspace<R>,
+    tower: &str,
+    [count, width]: [usize; 2],
+    write_activated: bool,
+) -> Result<[Row; 2], DeviceError> {
+    let unit = (count * width * ws.kind.size()) as f64;
+    let (hidden, other, d_bias) = (filled(ws, count, 4 * width), filled(ws, count, 4 * width), ws.floats(4 * width));
+    avion_kernels::flat::clear(&ws.client, d_bias.handle(), 4 * width);
+    let gelu = activation::Activation::Gelu;
+    let (a, b) = (hidden.handle(), other.handle());
+    let forward = time(&ws.client, || activation::forward(&ws.client, ws.kind, gelu, a, b, hidden.len()))?;
+    let backward = time(&ws.client, || {
+        let d_bias = Some(d_bias.handle());
+        activation::backward(&ws.client, ws.kind, gelu, count, 4 * width, a, b, d_bias, write_activated);
+    })?;
+    let written = if write_activated { 4.0 } else { 0.0 };
+    Ok([
+        Row::new(format!("{tower} GELU, forward"), forward).bytes(8.0 * unit),
+        Row::new(format!("{tower} GELU, backward with bias"), backward).bytes((12.0 + written) * unit),
     ])
 }

@@ -5,6 +5,8 @@ use super::self_check::{Check, allowed, compare, name, read, refused, rounded, u
 use avion_kernels::FloatKind;
 use avion_kernels::activation::{self, Activation};
 use avion_kernels::attention::{self, AttentionShape};
+use avion_kernels::gemm::activated::{self, ActivatedShape};
+use avion_kernels::gemm::{self, Operand, Problem};
 use avion_kernels::layer_norm::{self, NormShape};
 use cubecl::prelude::*;
 
@@ -119,6 +121,49 @@ pub(super) fn check_norm_and_activation<R: Runtime>(
     Ok(checks)
 }
 
+/// Products with an activation; nothing where they have no kernels.
+pub(super) fn check_activated<R: Runtime>(
+    client: &ComputeClient<R>,
+    kind: FloatKind,
+) -> Result<Vec<Check>, DeviceError> {
+    let (rows, n, k, limit) = (77, 256, 128, 2.0 * allowed(kind));
+    let mut checks = Vec::new();
+    for activation in [Activation::Gelu, Activation::QuickGelu] {
+        let shape = ActivatedShape { rows, n, k, kind, activation };
+        if !activated::supported(client, &shape) {
+            return Ok(checks);
+        }
+        let random = |len, seed| rounded(values(len, seed), kind);
+        let (x, weight, bias, hidden) = (random(rows * k, 1), random(n * k, 2), random(n, 3), random(rows * n, 4));
+        let [hx, hw, hb, hh] = [&x, &weight, &bias, &hidden].map(|values| upload(client, values, kind));
+        let [sum, y, d_hidden] = [(); 3].map(|()| client.empty(rows * n * kind.size()));
+        let d_bias = upload(client, &vec![0.0; n], FloatKind::F32);
+        activated::forward(client, &shape, &hx, &hw, &hb, Some(&sum), &y);
+        activated::backward(client, &shape, &hx, &hw, &hh, &d_hidden, &d_bias, false);
+
+        let product = |weight_lies: Operand| {
+            let mut out = vec![0.0; rows * n];
+            let operands = ((&x[..], Operand::matrix(k)), (&weight[..], weight_lies));
+            gemm::reference(Problem::single(rows, n, k), 1.0, operands.0, operands.1, (&mut out, Operand::matrix(n)));
+            out
+        };
+        let mut sums = product(Operand::matrix(k).transposed());
+        sums.iter_mut().enumerate().for_each(|(i, sum)| *sum += f64::from(bias[i % n]));
+        let activated: Vec<f64> = sums.iter().map(|x| activation::reference(activation, *x).0).collect();
+        let mut gradient = product(Operand::matrix(n));
+        let slopes = hidden.iter().map(|x| activation::reference(activation, f64::from(*x)).1);
+        gradient.iter_mut().zip(slopes).for_each(|(d, slope)| *d *= slope);
+        let mut d_sum = vec![0.0; n];
+        gradient.chunks(n).for_each(|row| d_sum.iter_mut().zip(row).for_each(|(sum, d)| *sum += d));
+        let label = |part: &str| format!("product with {activation:?}, {part} {}", name(kind));
+        checks.push(compare(label("before"), &read(client, sum, kind)?, &sums, limit)?);
+        checks.push(compare(label("after"), &read(client, y, kind)?, &activated, limit)?);
+        checks.push(compare(label("gradient"), &read(client, d_hidden, kind)?, &gradient, limit)?);
+        checks.push(compare(label("bias"), &read(client, d_bias, FloatKind::F32)?, &d_sum, limit)?);
+    }
+    Ok(checks)
+}
+
 /// cuBLASLt in the layouts training uses; nothing where it cannot be used.
 #[cfg(feature = "cuda")]
 pub(super) fn check_cublaslt<R: Runtime>(
@@ -127,7 +172,6 @@ pub(super) fn check_cublaslt<R: Runtime>(
 ) -> Result<Vec<Check>, DeviceError> {
     use avion_kernels::gemm::cublaslt::{Declined, Epilogue, cublaslt};
     use avion_kernels::gemm::tiled::Matrix;
-    use avion_kernels::gemm::{self, Operand, Problem};
     let mut checks = Vec::new();
     let (m, n, k) = (40, 24, 56);
     let (bias, residual) = (rounded(values(n, 4), kind), rounded(values(m * n, 5), kind));

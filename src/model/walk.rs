@@ -146,10 +146,9 @@ fn mlp_forward<M: Memory>(
 ) -> (MlpKept<M::Piece>, M::Piece) {
     let unit = (rows * width * element) as u64;
     let (normed, stats) = (m.take(unit), m.take(stats(rows)));
-    let hidden = m.take(4 * unit);
-    let normed = m.keep(normed, keep.normed);
-    let activated = m.take(4 * unit);
+    let (hidden, activated) = (m.take(4 * unit), m.take(4 * unit));
     let hidden = m.keep(hidden, keep.hidden);
+    let normed = m.keep(normed, keep.normed);
     let y = m.take(unit);
     let activated = m.keep(activated, keep.activated);
     (MlpKept { normed, stats, hidden, activated }, y)

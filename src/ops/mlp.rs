@@ -1,5 +1,6 @@
 //! The second half of a block: `y = x + s * mlp(ln_2(x))`, for every token or for one a sample.
 
+use super::activated::{self, function};
 use super::block::{BlockWeights, Keep};
 use super::linear;
 use super::norm::Stats;
@@ -7,7 +8,6 @@ use super::residual::{Branch, add_branch, branch_gradient};
 use super::workspace::{Matrix, Stream, Workspace};
 use crate::config::recipe::Activation;
 use crate::model::params::Weight;
-use avion_kernels::activation;
 use burn_cubecl::CubeRuntime;
 
 /// The MLP with its norm, on one device.
@@ -32,12 +32,9 @@ impl<R: CubeRuntime> Mlp<'_, R> {
     pub fn forward(&self, x: &Matrix, keep: Keep) -> (Matrix, MlpKept) {
         let ws = self.ws;
         let (normed, stats) = self.weights.ln_2.forward(ws, x);
-        let hidden = self.hidden(&normed);
+        let (c_fc, bias) = (&self.weights.c_fc, &self.weights.c_fc_bias);
+        let (hidden, activated) = activated::forward(ws, function(self.activation), &normed, c_fc, bias, keep.hidden);
         let normed = keep.normed.then_some(normed);
-        let activated = ws.matrix(hidden.rows, hidden.columns);
-        let (kind, nonlinearity) = (hidden.kind, function(self.activation));
-        activation::forward(&ws.client, kind, nonlinearity, hidden.handle(), activated.handle(), hidden.len());
-        let hidden = keep.hidden.then_some(hidden);
         let y = add_branch(ws, &activated, &self.branch, x);
         (y, MlpKept { stats, normed, hidden, activated: keep.activated.then_some(activated) })
     }
@@ -49,22 +46,12 @@ impl<R: CubeRuntime> Mlp<'_, R> {
         let (ws, w) = (self.ws, self.weights);
         let MlpKept { stats, normed, hidden, activated } = kept;
         let hidden = hidden.unwrap_or_else(|| match &normed {
-            Some(normed) => self.hidden(normed),
+            Some(normed) => linear::forward(ws, normed, &w.c_fc, Some(&w.c_fc_bias), None),
             None => linear::of_norm(ws, &w.ln_2, x, &w.c_fc, &w.c_fc_bias),
         });
         let branch = branch_gradient(ws, &stream.value, &self.branch);
-        let d_hidden = linear::input_gradient(ws, &branch, &w.c_proj);
-        activation::backward(
-            &ws.client,
-            hidden.kind,
-            function(self.activation),
-            hidden.rows,
-            hidden.columns,
-            hidden.handle(),
-            d_hidden.handle(),
-            Some(w.c_fc_bias.gradient_handle()),
-            activated.is_none(),
-        );
+        let (function, write) = (function(self.activation), activated.is_none());
+        let d_hidden = activated::backward(ws, function, &branch, &w.c_proj, &hidden, &w.c_fc_bias, write);
         // Where it was not kept, the hidden layer has become what it was activated to.
         linear::weight_gradient(ws, activated.as_ref().unwrap_or(&hidden), &branch, &w.c_proj);
         if own_bias {
@@ -74,17 +61,5 @@ impl<R: CubeRuntime> Mlp<'_, R> {
         let d_normed = linear::input_gradient(ws, &d_hidden, &w.c_fc);
         w.ln_2.backward(ws, x, &stats, &d_normed, stream, normed.is_none(), below);
         linear::weight_gradient(ws, normed.as_ref().unwrap_or(&d_normed), &d_hidden, &w.c_fc);
-    }
-
-    fn hidden(&self, normed: &Matrix) -> Matrix {
-        linear::forward(self.ws, normed, &self.weights.c_fc, Some(&self.weights.c_fc_bias), None)
-    }
-}
-
-/// The kernels' name of a nonlinearity.
-fn function(activation: Activation) -> activation::Activation {
-    match activation {
-        Activation::Gelu => activation::Activation::Gelu,
-        Activation::QuickGelu => activation::Activation::QuickGelu,
     }
 }

@@ -8,6 +8,7 @@
 //! `width` (of a tower), `embed` (of the space both towers share). `rows` is `batch * tokens`: activations are kept
 //! two-dimensional, `[rows, width]`, so that every linear layer is one matrix product.
 
+pub mod activated;
 pub mod block;
 pub mod differentiable;
 pub mod gemm;

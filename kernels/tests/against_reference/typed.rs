@@ -3,7 +3,7 @@
 use crate::support::{Client, read_f32, upload};
 use avion_kernels::{FloatKind, Handle};
 use cubecl::prelude::*;
-use half::f16;
+use half::{bf16, f16};
 
 /// f32 with the tolerance given, and f16 (rounding of the result alone: 2^-11) where the device computes in it.
 pub fn kinds(client: &Client, tolerance: f64) -> Vec<(FloatKind, f64)> {
@@ -13,16 +13,25 @@ pub fn kinds(client: &Client, tolerance: f64) -> Vec<(FloatKind, f64)> {
     kinds
 }
 
+/// The bits of the nearest value that a half type holds, and its value.
+fn bits(kind: FloatKind, value: f32) -> u16 {
+    if kind == FloatKind::Bf16 { bf16::from_f32(value).to_bits() } else { f16::from_f32(value).to_bits() }
+}
+
+fn value(kind: FloatKind, bits: u16) -> f32 {
+    if kind == FloatKind::Bf16 { bf16::from_bits(bits).to_f32() } else { f16::from_bits(bits).to_f32() }
+}
+
 /// The nearest values the type holds.
 pub fn rounded(kind: FloatKind, data: &[f32]) -> Vec<f32> {
-    data.iter().map(|v| if kind == FloatKind::F32 { *v } else { f16::from_f32(*v).to_f32() }).collect()
+    data.iter().map(|v| if kind == FloatKind::F32 { *v } else { value(kind, bits(kind, *v)) }).collect()
 }
 
 pub fn typed(client: &Client, kind: FloatKind, data: &[f32]) -> Handle {
     if kind == FloatKind::F32 {
         return upload(client, data);
     }
-    let mut halves: Vec<u16> = data.iter().map(|v| f16::from_f32(*v).to_bits()).collect();
+    let mut halves: Vec<u16> = data.iter().map(|v| bits(kind, *v)).collect();
     halves.resize(halves.len().next_multiple_of(2), 0);
     client.create_from_slice(bytemuck::cast_slice(&halves))
 }
@@ -33,7 +42,7 @@ pub fn read_typed(client: &Client, kind: FloatKind, handle: Handle) -> Vec<f32> 
         return read_f32(client, handle);
     }
     let halves: Vec<u16> = bytemuck::pod_collect_to_vec(&client.read_one(handle).unwrap());
-    halves.into_iter().map(|bits| f16::from_bits(bits).to_f32()).collect()
+    halves.into_iter().map(|bits| value(kind, bits)).collect()
 }
 
 pub fn f64s(data: &[f32]) -> Vec<f64> {

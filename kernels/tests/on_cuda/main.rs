@@ -9,6 +9,8 @@
 
 mod device;
 
+#[path = "../against_reference/activated.rs"]
+mod activated;
 #[path = "../against_reference/activation.rs"]
 mod activation;
 #[path = "../against_reference/attention.rs"]

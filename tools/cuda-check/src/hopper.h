@@ -1,4 +1,4 @@
-// The functions of kernels/attention/hopper/ptx.cu, for the processor: takes the place of that text. What a GPU does meanwhile is
+// The functions of kernels/hopper/ptx.cu, for the processor: takes the place of that text. What a GPU does meanwhile is
 // done as late as it may be, so that waits that are missing show: the target of a copy is NaN until somebody has waited,
 // accumulators are until their products were waited for, and a copy out reads when its thread waits for it.
 #pragma once
@@ -8,6 +8,10 @@ typedef unsigned long long u64;
 typedef unsigned short u16;
 struct float2 { float x, y; };
 static float2 make_float2(float x, float y) { return {x, y}; }
+struct float4 { float x, y, z, w; };
+static float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+struct uint4 { u32 x, y, z, w; };
+static uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
 
 #if HALF
 typedef __half emu_element;
@@ -36,6 +40,8 @@ template <class T> static T& emu_at(u32 address) { return *(T*)(dynamic_shared_m
 static u32 emu_swizzled(u32 address) { return address ^ (address >> 7 & 7) << 4; }
 static float load_shared(u32 from) { return emu_at<float>(from); }
 static float2 load_shared_pair(u32 from) { return emu_at<float2>(from); }
+static uint4 load_shared_16(u32 from) { return emu_at<uint4>(from); }
+static void store_shared_16(u32 to, uint4 from) { emu_at<uint4>(to) = from; }
 
 static void load_matrices(u32* to, u32 row) {
   u32* registers[] = {to, to + 1, to + 2, to + 3};
@@ -163,6 +169,7 @@ static void emu_forget_products() {
 static void wgmma_fence() {}
 static void wgmma_commit() { emu_of_thread[emu_current].groups++; }
 template <int PENDING> static void wgmma_wait() {
+  emu_meet_warp();  // products are whole warps': none has ended before all threads have asked for it
   emu_products& products = emu_of_thread[emu_current];
   size_t kept = 0;
   for (emu_sums& sums : products.pending) {
@@ -214,6 +221,21 @@ template <int N, int TRANSPOSED> struct Multiply {
     }
   }
 };
+
+// The same of d[64, 192], with a [64 rows, 16] in shared memory; b in blocks of 64 columns where it is TRANSPOSED.
+template <int TRANSPOSED> static void multiply_shared(float (&d)[96], u32 a, u32 b, int accumulate) {
+  unsigned lane = emu_lane(), warp = emu_current % 128 / 32;
+  u32 left = (a & 0x3fff) << 4, right = (b & 0x3fff) << 4, block = (b >> 16 & 0x3fff) << 4;
+  auto at = [](u32 start, u32 row, u32 column) {
+    return (float)emu_at<emu_element>(emu_swizzled(start + row / 8 * 1024 + row % 8 * 128 + 2 * column));
+  };
+  float* out = emu_in_flight(d, 96, accumulate);
+  for (unsigned i = 0; i < 96; i++) {
+    unsigned column = i / 4 * 8 + lane % 4 * 2 + i % 2, row = warp * 16 + lane / 4 + i / 2 % 2 * 8;
+    for (unsigned k = 0; k < 16; k++)
+      out[i] += at(left, row, k) * (TRANSPOSED ? at(right + column / 64 * block, k, column % 64) : at(right, column, k));
+  }
+}
 
 #define BECOME_PRODUCER()
 #define BECOME_CONSUMER()

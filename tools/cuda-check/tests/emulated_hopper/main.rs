@@ -1,8 +1,10 @@
-//! The attention tests of `kernels/tests/against_reference` on an emulated GPU of compute capability 9.0, which takes kernels of
-//! its own for heads of 64 in half precision.
+//! Those tests of `kernels/tests/against_reference` on an emulated GPU of compute capability 9.0 whose kernels it alone has, in half
+//! precision: attention with heads of 64, and products with an activation.
 
 mod device;
 
+#[path = "../../../../kernels/tests/against_reference/activated.rs"]
+mod activated;
 #[path = "../../../../kernels/tests/against_reference/attention.rs"]
 mod attention;
 #[allow(dead_code, reason = "shared with tests of other kernels")]

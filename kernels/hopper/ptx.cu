@@ -100,9 +100,8 @@ __device__ __forceinline__ void copy_4(u32 to, const void* from, bool present) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(present ? 4 : 0) : "memory");
 }
 
-// A tensor `[batch, tokens, columns, 64]` as the copy engine sees it, in boxes of BOX_ROWS tokens of one column, swizzled in
-// shared memory as above. Rows past the end are read as zero and not written. Keys in `[batch, tokens, 3, heads, 64]`
-// are columns heads + head. CubeCL gives a kernel its maps, then the mapped buffers' addresses, which serve nothing here, then
+// A tensor `[batch, rows, columns, 64]` as the copy engine sees it, in boxes of some rows of one column, in shared memory as rows
+// of 128 bytes with 16-byte chunk c of row r at place c ^ (r % 8). Rows past the end are read as zero and not written. CubeCL gives a kernel its maps, then the mapped buffers' addresses, which serve nothing here, then
 // its other buffers.
 struct alignas(64) TensorMap {
     u64 words[16];
@@ -137,6 +136,16 @@ __device__ __forceinline__ float2 load_shared_pair(u32 from) {
     float2 out;
     asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(out.x), "=f"(out.y) : "r"(from) : "memory");
     return out;
+}
+
+__device__ __forceinline__ uint4 load_shared_16(u32 from) {
+    uint4 out;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w) : "r"(from) : "memory");
+    return out;
+}
+
+__device__ __forceinline__ void store_shared_16(u32 to, uint4 from) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(from.x), "r"(from.y), "r"(from.z), "r"(from.w) : "memory");
 }
 
 // Four matrices of 8 x 8, their rows at the addresses of lanes 0 to 7, 8 to 15, ..; into the registers of mma operands.
@@ -206,6 +215,24 @@ struct Multiply;
                          : "memory");                                                                                  \
         }                                                                                                              \
     };
+
+#define LIST_88 LIST_80 ",%80,%81,%82,%83,%84,%85,%86,%87"
+#define LIST_96 LIST_88 ",%88,%89,%90,%91,%92,%93,%94,%95"
+#define OUT_88 OUT_80, OUT_8(80)
+#define OUT_96 OUT_88, OUT_8(88)
+
+// d[64, 192] = a[64, 16] b[16, 192], or += with `accumulate`. Descriptors' low halves; with TRANSPOSED, b lies [16 rows, 192] in
+// blocks of 64 columns.
+template <int TRANSPOSED>
+__device__ __forceinline__ void multiply_shared(float (&d)[96], u32 a, u32 b, int accumulate) {
+    asm volatile(
+        "{\n.reg .pred p;\n.reg .b64 a, b;\nsetp.ne.b32 p, %98, 0;\n"
+        "mov.b64 a, {%96, 0x40000040};\nmov.b64 b, {%97, 0x40000040};\n"
+        "wgmma.mma_async.sync.aligned.m64n192k16.f32." KIND "." KIND " {" LIST_96 "}, a, b, p, 1, 1, 0, %99;\n}"
+        : OUT_96
+        : "r"(a), "r"(b), "r"(accumulate), "n"(TRANSPOSED)
+        : "memory");
+}
 
 MULTIPLY(64, 32, 32, 33, 34, 35, 36, 37, 38)
 MULTIPLY(80, 40, 40, 41, 42, 43, 44, 45, 46)
