@@ -43,6 +43,7 @@ pub mod error;
 pub mod flat;
 pub mod gemm;
 pub mod grad_norm;
+#[cfg(feature = "cuda")]
 mod hopper;
 pub mod ingest_wgsl;
 pub mod launch;

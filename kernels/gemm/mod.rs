@@ -3,9 +3,10 @@
 //! Strides say how each operand lies in its buffer, so transposed weights, packed queries, keys and values, and heads
 //! interleaved with tokens are all read and written in place, without a copy.
 
-pub mod activated;
 #[cfg(feature = "cuda")]
 pub mod cublaslt;
+#[cfg(feature = "cuda")]
+pub mod hopper;
 pub mod tiled;
 
 use crate::KernelError;

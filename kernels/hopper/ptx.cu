@@ -221,18 +221,29 @@ struct Multiply;
 #define OUT_88 OUT_80, OUT_8(80)
 #define OUT_96 OUT_88, OUT_8(88)
 
-// d[64, 192] = a[64, 16] b[16, 192], or += with `accumulate`. Descriptors' low halves; with TRANSPOSED, b lies [16 rows, 192] in
-// blocks of 64 columns.
-template <int TRANSPOSED>
-__device__ __forceinline__ void multiply_shared(float (&d)[96], u32 a, u32 b, int accumulate) {
-    asm volatile(
-        "{\n.reg .pred p;\n.reg .b64 a, b;\nsetp.ne.b32 p, %98, 0;\n"
-        "mov.b64 a, {%96, 0x40000040};\nmov.b64 b, {%97, 0x40000040};\n"
-        "wgmma.mma_async.sync.aligned.m64n192k16.f32." KIND "." KIND " {" LIST_96 "}, a, b, p, 1, 1, 0, %99;\n}"
-        : OUT_96
-        : "r"(a), "r"(b), "r"(accumulate), "n"(TRANSPOSED)
-        : "memory");
-}
+#define OUT_104 OUT_96, OUT_8(96)
+#define OUT_112 OUT_104, OUT_8(104)
+#define OUT_128 OUT_112, OUT_8(112), OUT_8(120)
+#define LIST_104 LIST_96 ",%96,%97,%98,%99,%100,%101,%102,%103"
+#define LIST_112 LIST_104 ",%104,%105,%106,%107,%108,%109,%110,%111"
+#define LIST_128 LIST_112 ",%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
+
+// d[64, N] = a[64, 16] b[16, N], or += with `accumulate`, both in shared memory: descriptors' low halves. With TRANSPOSED, b lies
+// [16 rows, N] in blocks of 64 columns.
+#define MULTIPLY_SHARED(N, R, A, B, ACCUMULATE, TRANSPOSE)                                                             \
+    template <int TRANSPOSED_B>                                                                                        \
+    __device__ __forceinline__ void multiply_shared(float (&d)[R], u32 a, u32 b, int accumulate) {                     \
+        asm volatile("{\n.reg .pred p;\n.reg .b64 a, b;\nsetp.ne.b32 p, %" #ACCUMULATE ", 0;\n"                       \
+                     "mov.b64 a, {%" #A ", 0x40000040};\nmov.b64 b, {%" #B ", 0x40000040};\n"                          \
+                     "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." KIND "." KIND " {" LIST_##R "},"                \
+                     " a, b, p, 1, 1, 0, %" #TRANSPOSE ";\n}"                                                          \
+                     : OUT_##R                                                                                         \
+                     : "r"(a), "r"(b), "r"(accumulate), "n"(TRANSPOSED_B)                                              \
+                     : "memory");                                                                                      \
+    }
+
+MULTIPLY_SHARED(192, 96, 96, 97, 98, 99)
+MULTIPLY_SHARED(256, 128, 128, 129, 130, 131)
 
 MULTIPLY(64, 32, 32, 33, 34, 35, 36, 37, 38)
 MULTIPLY(80, 40, 40, 41, 42, 43, 44, 45, 46)

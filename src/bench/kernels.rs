@@ -5,9 +5,7 @@ use crate::device::DeviceError;
 use crate::ops::gemm::{Epilogue, View, multiply};
 use crate::ops::workspace::{Matrix, Workspace};
 use avion_kernels::FloatKind;
-use avion_kernels::activation::Activation;
 use avion_kernels::attention::{self, AttentionShape};
-use avion_kernels::gemm::activated::{self, ActivatedShape};
 use burn_cubecl::CubeRuntime;
 
 /// Matrix product of the shape that large machines are rated by; TFLOP/s.
@@ -61,18 +59,21 @@ pub fn product<R: CubeRuntime>(
     Ok(Row::new(format!("{name} {rows} x {inputs} -> {outputs}, {words}"), samples).operations(operations))
 }
 
-/// The products around GELU that apply it, or its derivative, as they go; nothing where the device has no such kernel.
+/// The products around GELU, which apply it, or its derivative, as they go; nothing where the device has no such kernel.
 ///
 /// # Errors
 /// What the device reports.
+#[cfg(feature = "cuda")]
 pub fn activated_rows<R: CubeRuntime>(
     ws: &Workspace<R>,
     name: &str,
     [rows, width]: [usize; 2],
     write_activated: bool,
 ) -> Result<Option<[Row; 2]>, DeviceError> {
-    let shape = ActivatedShape { rows, n: 4 * width, k: width, kind: ws.kind, activation: Activation::Gelu };
-    if !activated::supported(&ws.client, &shape) {
+    use avion_kernels::activation::Activation::Gelu;
+    use avion_kernels::gemm::hopper::{self, ProductShape};
+    let shape = ProductShape { m: rows, n: 4 * width, k: width, kind: ws.kind };
+    if !hopper::supported(&ws.client, &shape) {
         return Ok(None);
     }
     let (x, weight, bias) = (filled(ws, rows, width), filled(ws, 4 * width, width), filled(ws, 1, 4 * width));
@@ -80,16 +81,28 @@ pub fn activated_rows<R: CubeRuntime>(
     let d_bias = ws.floats(4 * width);
     avion_kernels::flat::clear(&ws.client, d_bias.handle(), 4 * width);
     let [x, weight, bias, hidden, other] = [&x, &weight, &bias, &hidden, &other].map(Matrix::handle);
-    let forward = time(&ws.client, || activated::forward(&ws.client, &shape, x, weight, bias, Some(hidden), other))?;
+    let operands = [x, weight, bias];
+    let forward = time(&ws.client, || hopper::activated(&ws.client, &shape, Gelu, operands, Some(hidden), other))?;
+    // As large as the forward pass's weight, which is its transpose.
+    let (operands, d_bias) = ([x, weight, hidden], d_bias.handle());
     let backward = time(&ws.client, || {
-        // As large as the forward pass's weight, which is its transpose.
-        activated::backward(&ws.client, &shape, x, weight, hidden, other, d_bias.handle(), write_activated);
+        hopper::activation_gradient(&ws.client, &shape, Gelu, operands, other, d_bias, write_activated);
     })?;
     let operations = 8.0 * rows as f64 * (width * width) as f64;
     let row = |pass, samples| {
         Row::new(format!("{name} {rows} x {width} -> {}, GELU, {pass}", 4 * width), samples).operations(operations)
     };
     Ok(Some([row("forward", forward), row("backward with bias", backward)]))
+}
+
+#[cfg(not(feature = "cuda"))]
+pub fn activated_rows<R: CubeRuntime>(
+    _: &Workspace<R>,
+    _: &str,
+    _: [usize; 2],
+    _: bool,
+) -> Result<Option<[Row; 2]>, DeviceError> {
+    Ok(None)
 }
 
 /// Attention forward, and backward with the gradient of the bias before it.

@@ -3,7 +3,7 @@
 //! Inputs are rounded to the type under test first, so an error is the kernel's own. Allowed errors are fractions of
 //! the largest value of the reference; for 16-bit results, one rounding (2^-11 for f16, 2^-8 for bf16) and a half more.
 
-use super::self_check_fused::{check_activated, check_attention, check_norm_and_activation};
+use super::self_check_fused::{check_attention, check_norm_and_activation};
 use super::{DeviceError, DeviceInfo, Listing, Target, with_client};
 use avion_kernels::{
     FloatKind, Handle, KernelError,
@@ -70,9 +70,11 @@ fn run_all<R: Runtime>(client: &ComputeClient<R>) -> Result<Vec<Check>, DeviceEr
         checks.push(check_adamw(client, kind)?);
         checks.extend(check_norm_and_activation(client, kind)?);
         checks.extend(check_attention(client, kind)?);
-        checks.extend(check_activated(client, kind)?);
         #[cfg(feature = "cuda")]
-        checks.extend(super::self_check_fused::check_cublaslt(client, kind)?);
+        {
+            checks.extend(super::self_check_fused::check_cublaslt(client, kind)?);
+            checks.extend(super::self_check_fused::check_hopper(client, kind)?);
+        }
     }
     Ok(checks)
 }

@@ -5,7 +5,7 @@ use super::self_check::{Check, allowed, compare, name, read, refused, rounded, u
 use avion_kernels::FloatKind;
 use avion_kernels::activation::{self, Activation};
 use avion_kernels::attention::{self, AttentionShape};
-use avion_kernels::gemm::activated::{self, ActivatedShape};
+#[cfg(feature = "cuda")]
 use avion_kernels::gemm::{self, Operand, Problem};
 use avion_kernels::layer_norm::{self, NormShape};
 use cubecl::prelude::*;
@@ -121,42 +121,47 @@ pub(super) fn check_norm_and_activation<R: Runtime>(
     Ok(checks)
 }
 
-/// Products with an activation; nothing where they have no kernels.
-pub(super) fn check_activated<R: Runtime>(
-    client: &ComputeClient<R>,
-    kind: FloatKind,
-) -> Result<Vec<Check>, DeviceError> {
-    let (rows, n, k, limit) = (77, 256, 128, 2.0 * allowed(kind));
+/// Our products on Hopper GPUs; nothing elsewhere.
+#[cfg(feature = "cuda")]
+pub(super) fn check_hopper<R: Runtime>(client: &ComputeClient<R>, kind: FloatKind) -> Result<Vec<Check>, DeviceError> {
+    use avion_kernels::gemm::hopper::{self, ProductShape};
+    let (m, n, k, limit) = (77, 256, 128, 2.0 * allowed(kind));
+    let shape = ProductShape { m, n, k, kind };
     let mut checks = Vec::new();
-    for activation in [Activation::Gelu, Activation::QuickGelu] {
-        let shape = ActivatedShape { rows, n, k, kind, activation };
-        if !activated::supported(client, &shape) {
-            return Ok(checks);
-        }
-        let random = |len, seed| rounded(values(len, seed), kind);
-        let (x, weight, bias, hidden) = (random(rows * k, 1), random(n * k, 2), random(n, 3), random(rows * n, 4));
-        let [hx, hw, hb, hh] = [&x, &weight, &bias, &hidden].map(|values| upload(client, values, kind));
-        let [sum, y, d_hidden] = [(); 3].map(|()| client.empty(rows * n * kind.size()));
-        let d_bias = upload(client, &vec![0.0; n], FloatKind::F32);
-        activated::forward(client, &shape, &hx, &hw, &hb, Some(&sum), &y);
-        activated::backward(client, &shape, &hx, &hw, &hh, &d_hidden, &d_bias, false);
+    if !hopper::supported(client, &shape) {
+        return Ok(checks);
+    }
+    let random = |len, seed| rounded(values(len, seed), kind);
+    let (x, weight, bias, other) = (random(m * k, 1), random(n * k, 2), random(n, 3), random(m * n, 4));
+    let [hx, hw, hb, ho] = [&x, &weight, &bias, &other].map(|values| upload(client, values, kind));
+    let product = |weight_lies: Operand| {
+        let mut out = vec![0.0; m * n];
+        let (a, b) = ((&x[..], Operand::matrix(k)), (&weight[..], weight_lies));
+        gemm::reference(Problem::single(m, n, k), 1.0, a, b, (&mut out, Operand::matrix(n)));
+        out
+    };
+    let (mut sums, gradient) = (product(Operand::matrix(k).transposed()), product(Operand::matrix(n)));
+    sums.iter_mut().enumerate().for_each(|(i, sum)| *sum += f64::from(bias[i % n]));
+    let with_residual: Vec<f64> = sums.iter().zip(&other).map(|(sum, other)| sum + f64::from(*other)).collect();
 
-        let product = |weight_lies: Operand| {
-            let mut out = vec![0.0; rows * n];
-            let operands = ((&x[..], Operand::matrix(k)), (&weight[..], weight_lies));
-            gemm::reference(Problem::single(rows, n, k), 1.0, operands.0, operands.1, (&mut out, Operand::matrix(n)));
-            out
-        };
-        let mut sums = product(Operand::matrix(k).transposed());
-        sums.iter_mut().enumerate().for_each(|(i, sum)| *sum += f64::from(bias[i % n]));
+    let [y, dx] = [(); 2].map(|()| client.empty(m * n * kind.size()));
+    hopper::product(client, &shape, &hx, (&hw, false), Some(&hb), Some(&ho), &y);
+    hopper::product(client, &shape, &hx, (&hw, true), None, None, &dx);
+    let label = |part: &str| format!("product on Hopper, {part} {}", name(kind));
+    checks.push(compare(label("with bias and residual"), &read(client, y, kind)?, &with_residual, limit)?);
+    checks.push(compare(label("plain"), &read(client, dx, kind)?, &gradient, limit)?);
+    for activation in [Activation::Gelu, Activation::QuickGelu] {
+        let [hidden, y, d_hidden] = [(); 3].map(|()| client.empty(m * n * kind.size()));
+        let d_bias = upload(client, &vec![0.0; n], FloatKind::F32);
+        hopper::activated(client, &shape, activation, [&hx, &hw, &hb], Some(&hidden), &y);
+        hopper::activation_gradient(client, &shape, activation, [&hx, &hw, &ho], &d_hidden, &d_bias, false);
         let activated: Vec<f64> = sums.iter().map(|x| activation::reference(activation, *x).0).collect();
-        let mut gradient = product(Operand::matrix(n));
-        let slopes = hidden.iter().map(|x| activation::reference(activation, f64::from(*x)).1);
-        gradient.iter_mut().zip(slopes).for_each(|(d, slope)| *d *= slope);
+        let slopes = other.iter().map(|x| activation::reference(activation, f64::from(*x)).1);
+        let gradient: Vec<f64> = gradient.iter().zip(slopes).map(|(d, slope)| d * slope).collect();
         let mut d_sum = vec![0.0; n];
         gradient.chunks(n).for_each(|row| d_sum.iter_mut().zip(row).for_each(|(sum, d)| *sum += d));
-        let label = |part: &str| format!("product with {activation:?}, {part} {}", name(kind));
-        checks.push(compare(label("before"), &read(client, sum, kind)?, &sums, limit)?);
+        let label = |part: &str| label(&format!("{activation:?}, {part}"));
+        checks.push(compare(label("before"), &read(client, hidden, kind)?, &sums, limit)?);
         checks.push(compare(label("after"), &read(client, y, kind)?, &activated, limit)?);
         checks.push(compare(label("gradient"), &read(client, d_hidden, kind)?, &gradient, limit)?);
         checks.push(compare(label("bias"), &read(client, d_bias, FloatKind::F32)?, &d_sum, limit)?);

@@ -7,7 +7,8 @@ use super::workspace::{Matrix, Workspace};
 use crate::config::recipe;
 use crate::model::params::Weight;
 use avion_kernels::activation::{self, Activation};
-use avion_kernels::gemm::activated::{self, ActivatedShape};
+#[cfg(feature = "cuda")]
+use avion_kernels::gemm::hopper::{self, ProductShape};
 use burn_cubecl::CubeRuntime;
 
 /// The kernels' name of a nonlinearity.
@@ -31,15 +32,16 @@ pub fn forward<R: CubeRuntime>(
     keep: bool,
 ) -> (Option<Matrix>, Matrix) {
     let [hidden, activated] = [(); 2].map(|()| ws.matrix(x.rows, weight.rows()));
-    let shape = ActivatedShape { rows: x.rows, n: weight.rows(), k: x.columns, kind: x.kind, activation };
-    if activated::supported(&ws.client, &shape) {
-        let [x, weight, bias] = [x.handle(), weight.compute_handle(), bias.compute_handle()];
-        activated::forward(&ws.client, &shape, x, weight, bias, keep.then_some(hidden.handle()), activated.handle());
-    } else {
-        let epilogue = Epilogue { bias: Some(bias), ..Epilogue::default() };
-        multiply(ws, &View::of(x), &weight.view().transposed(), &View::of(&hidden), epilogue);
-        activation::forward(&ws.client, x.kind, activation, hidden.handle(), activated.handle(), hidden.len());
+    #[cfg(feature = "cuda")]
+    if let Some(shape) = in_one(ws, x, weight.rows()) {
+        let operands = [x.handle(), weight.compute_handle(), bias.compute_handle()];
+        let kept = keep.then_some(hidden.handle());
+        hopper::activated(&ws.client, &shape, activation, operands, kept, activated.handle());
+        return (keep.then_some(hidden), activated);
     }
+    let epilogue = Epilogue { bias: Some(bias), ..Epilogue::default() };
+    multiply(ws, &View::of(x), &weight.view().transposed(), &View::of(&hidden), epilogue);
+    activation::forward(&ws.client, x.kind, activation, hidden.handle(), activated.handle(), hidden.len());
     (keep.then_some(hidden), activated)
 }
 
@@ -57,17 +59,32 @@ pub fn backward<R: CubeRuntime>(
     bias: &Weight<R>,
     write_activated: bool,
 ) -> Matrix {
-    let (rows, n, kind) = (hidden.rows, hidden.columns, hidden.kind);
-    let (h, d_bias) = (hidden.handle(), bias.gradient_handle());
-    let shape = ActivatedShape { rows, n, k: dy.columns, kind, activation };
-    if activated::supported(&ws.client, &shape) {
-        let d_hidden = ws.matrix(rows, n);
-        let (dy, weight, out) = (dy.handle(), weight.compute_handle(), d_hidden.handle());
-        activated::backward(&ws.client, &shape, dy, weight, h, out, d_bias, write_activated);
+    #[cfg(feature = "cuda")]
+    if let Some(shape) = in_one(ws, dy, hidden.columns) {
+        let d_hidden = ws.matrix(hidden.rows, hidden.columns);
+        let operands = [dy.handle(), weight.compute_handle(), hidden.handle()];
+        let (out, d_bias) = (d_hidden.handle(), bias.gradient_handle());
+        hopper::activation_gradient(&ws.client, &shape, activation, operands, out, d_bias, write_activated);
         return d_hidden;
     }
     let d_hidden = linear::input_gradient(ws, dy, weight);
-    let out = d_hidden.handle();
-    activation::backward(&ws.client, kind, activation, rows, n, h, out, Some(d_bias), write_activated);
+    activation::backward(
+        &ws.client,
+        hidden.kind,
+        activation,
+        hidden.rows,
+        hidden.columns,
+        hidden.handle(),
+        d_hidden.handle(),
+        Some(bias.gradient_handle()),
+        write_activated,
+    );
     d_hidden
+}
+
+/// The product of `x` with `n` columns, where one kernel does both.
+#[cfg(feature = "cuda")]
+fn in_one<R: CubeRuntime>(ws: &Workspace<R>, x: &Matrix, n: usize) -> Option<ProductShape> {
+    let shape = ProductShape { m: x.rows, n, k: x.columns, kind: x.kind };
+    hopper::supported(&ws.client, &shape).then_some(shape)
 }

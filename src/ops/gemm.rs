@@ -1,8 +1,8 @@
 //! Matrix products: which implementation takes them.
 //!
-//! CUDA devices get cuBLASLt, which adds bias and residual as it stores; devices without subgroups (Mesa's software
-//! Vulkan) our register-tiled kernel, which does the same; the rest CubeCL's product and a pass of our own. Sums are f32
-//! everywhere.
+//! Large products on Hopper GPUs are by our kernel; other products on CUDA devices by cuBLASLt; both add bias and residual as they
+//! store. Devices without subgroups (Mesa's software Vulkan) get our register-tiled kernel, which does the same; the rest
+//! CubeCL's product and a pass of our own. Sums are f32 everywhere.
 
 use super::tensor::primitive;
 use super::workspace::{Matrix, Workspace, dtype};
@@ -86,13 +86,26 @@ pub fn multiply<R: CubeRuntime>(ws: &Workspace<R>, a: &View, b: &View, out: &Vie
     debug_assert!(a.columns == b.rows && a.rows == out.rows && b.columns == out.columns && a.kind == b.kind);
     let problem = Problem::single(a.rows, b.columns, a.columns);
     #[cfg(feature = "cuda")]
-    if by_cublaslt(ws, problem, a, b, out, &epilogue) {
+    if by_hopper(ws, a, b, out, &epilogue) || by_cublaslt(ws, problem, a, b, out, &epilogue) {
         return;
     }
     if !ws.client.features().plane.contains(Plane::Ops) {
         return by_tiles(ws, problem, a, b, out, &epilogue);
     }
     by_cubecl(ws, a, b, out, &epilogue);
+}
+
+/// Queues the product on our kernel for Hopper; false when something else has to take it, or is faster.
+#[cfg(feature = "cuda")]
+fn by_hopper<R: CubeRuntime>(ws: &Workspace<R>, a: &View, b: &View, out: &View, epilogue: &Epilogue<R>) -> bool {
+    use avion_kernels::gemm::hopper::{self, ProductShape};
+    let shape = ProductShape { m: a.rows, n: b.columns, k: a.columns, kind: a.kind };
+    let taken = !a.transposed && out.kind == a.kind && !epilogue.accumulate && hopper::worthwhile(&ws.client, &shape);
+    if taken {
+        let (bias, residual) = (epilogue.bias.map(Weight::compute_handle), epilogue.residual.map(Matrix::handle));
+        hopper::product(&ws.client, &shape, &a.handle, (&b.handle, !b.transposed), bias, residual, &out.handle);
+    }
+    taken
 }
 
 /// Queues the product on cuBLASLt; false when something else has to take it.

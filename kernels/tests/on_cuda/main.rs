@@ -9,8 +9,6 @@
 
 mod device;
 
-#[path = "../against_reference/activated.rs"]
-mod activated;
 #[path = "../against_reference/activation.rs"]
 mod activation;
 #[path = "../against_reference/attention.rs"]
@@ -23,6 +21,8 @@ mod contrastive;
 mod embedding;
 #[path = "../against_reference/flat.rs"]
 mod flat;
+#[path = "../against_reference/hopper_products.rs"]
+mod hopper_products;
 #[path = "../against_reference/layer_norm.rs"]
 mod layer_norm;
 #[path = "../against_reference/masking.rs"]

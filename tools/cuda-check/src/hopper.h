@@ -222,18 +222,18 @@ template <int N, int TRANSPOSED> struct Multiply {
   }
 };
 
-// The same of d[64, 192], with a [64 rows, 16] in shared memory; b in blocks of 64 columns where it is TRANSPOSED.
-template <int TRANSPOSED> static void multiply_shared(float (&d)[96], u32 a, u32 b, int accumulate) {
+// The same of d[64, N], with a [64 rows, 16] in shared memory; b in blocks of 64 columns where it is transposed.
+template <int TRANSPOSED_B, size_t R> static void multiply_shared(float (&d)[R], u32 a, u32 b, int accumulate) {
   unsigned lane = emu_lane(), warp = emu_current % 128 / 32;
   u32 left = (a & 0x3fff) << 4, right = (b & 0x3fff) << 4, block = (b >> 16 & 0x3fff) << 4;
   auto at = [](u32 start, u32 row, u32 column) {
     return (float)emu_at<emu_element>(emu_swizzled(start + row / 8 * 1024 + row % 8 * 128 + 2 * column));
   };
-  float* out = emu_in_flight(d, 96, accumulate);
-  for (unsigned i = 0; i < 96; i++) {
+  float* out = emu_in_flight(d, R, accumulate);
+  for (unsigned i = 0; i < R; i++) {
     unsigned column = i / 4 * 8 + lane % 4 * 2 + i % 2, row = warp * 16 + lane / 4 + i / 2 % 2 * 8;
     for (unsigned k = 0; k < 16; k++)
-      out[i] += at(left, row, k) * (TRANSPOSED ? at(right + column / 64 * block, k, column % 64) : at(right, column, k));
+      out[i] += at(left, row, k) * (TRANSPOSED_B ? at(right + column / 64 * block, k, column % 64) : at(right, column, k));
   }
 }
 

@@ -1,12 +1,12 @@
 //! Those tests of `kernels/tests/against_reference` on an emulated GPU of compute capability 9.0 whose kernels it alone has, in half
-//! precision: attention with heads of 64, and products with an activation.
+//! precision: attention with heads of 64, and products.
 
 mod device;
 
-#[path = "../../../../kernels/tests/against_reference/activated.rs"]
-mod activated;
 #[path = "../../../../kernels/tests/against_reference/attention.rs"]
 mod attention;
+#[path = "../../../../kernels/tests/against_reference/hopper_products.rs"]
+mod hopper_products;
 #[allow(dead_code, reason = "shared with tests of other kernels")]
 #[path = "../../../../kernels/tests/against_reference/support.rs"]
 mod support;
