@@ -30,8 +30,8 @@ struct Shape {
 
 // A block's share: every so many-th tile, columns first.
 struct Work {
-    u32 base;  // of shared memory, aligned to 1,024
-    Shape shape;
+    u32 base;            // of shared memory, aligned to 1,024
+    const Shape& shape;  // where the kernel's parameters are, which takes no registers
     u32 across, tiles, blocks;
     __device__ __forceinline__ Work(u32 base, const Shape& shape) : base(base), shape(shape) {
         across = (shape.n + TILE_N - 1) / TILE_N;

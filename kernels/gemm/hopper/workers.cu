@@ -111,7 +111,7 @@ __device__ __forceinline__ void finish(const Work& work, int worker, int lane, c
 __device__ __forceinline__ void finish(const Work& work, int worker, int lane, const TensorMap& out_map, u16* __restrict__ hidden, float* __restrict__ partials) {
     constexpr int AT_ONCE = WRITE ? 1 : 2;
     const Lanes lanes(lane);
-    const Shape shape = work.shape;
+    const Shape& shape = work.shape;
     uint4 coming[16];
     auto fetch = [&](const Part& part) {
         const int row = part.row() + lanes.first;
@@ -129,6 +129,10 @@ __device__ __forceinline__ void finish(const Work& work, int worker, int lane, c
         const u32 place = part.place(), group = part.group();
         const int row = part.row(), column = part.column();
         const bool within = part.within();
+#if WRITE
+        u16* here = hidden + (size_t)(row + lanes.first) * shape.n + column * 64 + lanes.chunk * 8;
+        const int rows = within ? (int)shape.m - row - lanes.first : 0;
+#endif
         float sums[8] = {};
         barrier_wait(READY(group), part.round);
 #pragma unroll
@@ -155,9 +159,7 @@ __device__ __forceinline__ void finish(const Work& work, int worker, int lane, c
                     words[i] = pack(v.x, v.y);
                 }
 #if WRITE
-                const int at = row + lanes.first + 4 * (start + j);
-                if (within && at < (int)shape.m)
-                    *(uint4*)(hidden + (size_t)at * shape.n + column * 64 + lanes.chunk * 8) = coming[start + j];
+                if (4 * (start + j) < rows) *(uint4*)(here + (size_t)(4 * (start + j)) * shape.n) = coming[start + j];
 #endif
             }
 #pragma unroll
