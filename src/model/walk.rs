@@ -332,8 +332,9 @@ fn mlp_backward<M: Memory>(m: &mut M, sizes: &TowerSizes, rows: usize, kept: Mlp
     // Of one token a sample it is always kept.
     let hidden = hidden.unwrap_or_else(|| if normed.is_none() { of_norm(m, sizes, 4) } else { m.take(4 * unit) });
     let branch = sizes.drop_path.then(|| m.take(unit));
+    m.give_all(activated);
     let d_hidden = m.take(4 * unit);
-    m.give_all([hidden].into_iter().chain(activated).chain(branch));
+    m.give_all([hidden].into_iter().chain(branch));
     let d_normed = m.take(unit);
     m.give_all([d_hidden, d_normed, stats].into_iter().chain(normed));
 }

@@ -132,8 +132,8 @@ impl<R: CubeRuntime> Block<'_, R> {
         let qkv = qkv.unwrap_or_else(qkv_again);
         let Attended { output, lse } = attended.unwrap_or_else(|| self.attend(&qkv));
         let branch = branch_gradient(ws, &stream.value, &self.attention_branch());
-        let d_output = linear::input_gradient(ws, &branch, &w.out_proj);
         linear::weight_gradient(ws, &output, &branch, &w.out_proj);
+        let d_output = linear::input_gradient(ws, &branch, &w.out_proj);
         if dropped {
             w.out_proj_bias.accumulate_columns(ws, &branch);
         }

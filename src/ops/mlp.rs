@@ -50,14 +50,19 @@ impl<R: CubeRuntime> Mlp<'_, R> {
             None => linear::of_norm(ws, &w.ln_2, x, &w.c_fc, &w.c_fc_bias),
         });
         let branch = branch_gradient(ws, &stream.value, &self.branch);
-        let (function, write) = (function(self.activation), activated.is_none());
-        let d_hidden = activated::backward(ws, function, &branch, &w.c_proj, &hidden, &w.c_fc_bias, write);
-        // Where it was not kept, the hidden layer has become what it was activated to.
-        linear::weight_gradient(ws, activated.as_ref().unwrap_or(&hidden), &branch, &w.c_proj);
+        let weight_gradient = |activated: &Matrix| linear::weight_gradient(ws, activated, &branch, &w.c_proj);
+        // First, if it can be: that memory is then free, and the gradient of the hidden layer still in the cache where it is read.
+        let kept = activated.map(|activated| weight_gradient(&activated)).is_some();
+        let function = function(self.activation);
+        let d_hidden = activated::backward(ws, function, &branch, &w.c_proj, &hidden, &w.c_fc_bias, !kept);
+        if !kept {
+            // The hidden layer has become what it was activated to.
+            weight_gradient(&hidden);
+        }
         if own_bias {
             w.c_proj_bias.accumulate_columns(ws, &branch);
         }
-        drop((hidden, activated, branch));
+        drop((hidden, branch));
         let d_normed = linear::input_gradient(ws, &d_hidden, &w.c_fc);
         w.ln_2.backward(ws, x, &stats, &d_normed, stream, normed.is_none(), below);
         linear::weight_gradient(ws, normed.as_ref().unwrap_or(&d_normed), &d_hidden, &w.c_fc);

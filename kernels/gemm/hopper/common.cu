@@ -28,7 +28,8 @@ struct Shape {
     u32 m, n, k, unused;
 };
 
-// A block's share: every so many-th tile, columns first.
+// A block's share: every so many-th tile, columns first. Where nothing is applied the last rows come first: what was written last,
+// by a kernel that went the other way, is still in the cache.
 struct Work {
     u32 base;            // of shared memory, aligned to 1,024
     const Shape& shape;  // where the kernel's parameters are, which takes no registers
@@ -38,7 +39,11 @@ struct Work {
         tiles = (shape.m + TILE_M - 1) / TILE_M * across;
         blocks = shape.k / TILE_K;
     }
-    __device__ __forceinline__ int row(u32 tile) const { return tile / across * TILE_M; }
+    __device__ __forceinline__ int row(u32 tile) const {
+        u32 down = tile / across;
+        if (EPILOGUE == PLAIN || EPILOGUE == RESIDUAL) down = tiles / across - 1 - down;
+        return down * TILE_M;
+    }
     __device__ __forceinline__ int column(u32 tile) const { return tile % across * ACROSS; }  // in columns of 64
 };
 #define FOR_TILES(work) for (u32 tile = blockIdx.x; tile < (work).tiles; tile += gridDim.x)

@@ -50,10 +50,10 @@ impl ProductShape {
         (self.m * self.n) as f64 / (rounds * multiprocessors * TILE_ROWS * tile.columns()) as f64
     }
 
-    /// The tile that wastes least; of two equals that with more stages.
+    /// The tile that wastes least; of two equals the wide one, which reads shared memory less often for the same product.
     fn tile(&self, multiprocessors: usize) -> Tile {
         let [narrow, wide] = [Tile::Narrow, Tile::Wide].map(|tile| self.efficiency(tile, multiprocessors));
-        if wide > narrow { Tile::Wide } else { Tile::Narrow }
+        if wide >= narrow { Tile::Wide } else { Tile::Narrow }
     }
 }
 
@@ -302,8 +302,9 @@ mod tests {
             let tile = shape.tile(132);
             (tile, (shape.efficiency(tile, 132) * 100.0).round())
         };
-        assert_eq!(tile(50_176, 768), (Tile::Narrow, 99.0));
-        assert_eq!(tile(28_784, 4096), (Tile::Wide, 99.0));
-        assert_eq!(tile(128, 256), (Tile::Wide, 1.0));
+        assert_eq!(tile(50_176, 768), (Tile::Wide, 99.0));
+        assert_eq!(tile(50_176, 1152), (Tile::Narrow, 99.0));
+        assert_eq!(tile(28_784, 4096), (Tile::Wide, 97.0));
+        assert_eq!(tile(10_240, 3072), (Tile::Narrow, 97.0));
     }
 }
