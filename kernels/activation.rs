@@ -272,6 +272,14 @@ pub fn backward<R: Runtime>(
     }
 }
 
+/// Rows whose sums make one row of scratch where the gradient's product and the derivative are one kernel.
+pub const ROWS_PER_SUM: usize = 64;
+
+/// Floats of scratch for the sums of `[rows, columns]` there (`gemm::hopper`). Of every device and kind alike.
+pub fn sums_len(rows: usize, columns: usize) -> usize {
+    rows.div_ceil(ROWS_PER_SUM) * columns
+}
+
 /// Value and derivative in f64.
 pub fn reference(activation: Activation, x: f64) -> (f64, f64) {
     match activation {

@@ -80,13 +80,14 @@ pub fn activated_rows<R: CubeRuntime>(
     let [hidden, other] = [(); 2].map(|()| filled(ws, rows, 4 * width));
     let d_bias = ws.floats(4 * width);
     avion_kernels::flat::clear(&ws.client, d_bias.handle(), 4 * width);
+    let sums = ws.floats(avion_kernels::activation::sums_len(rows, 4 * width));
     let [x, weight, bias, hidden, other] = [&x, &weight, &bias, &hidden, &other].map(Matrix::handle);
     let operands = [x, weight, bias];
     let forward = time(&ws.client, || hopper::activated(&ws.client, &shape, Gelu, operands, Some(hidden), other))?;
     // As large as the forward pass's weight, which is its transpose.
-    let (operands, d_bias) = ([x, weight, hidden], d_bias.handle());
+    let (operands, sums) = ([x, weight, hidden], (d_bias.handle(), sums.handle()));
     let backward = time(&ws.client, || {
-        hopper::activation_gradient(&ws.client, &shape, Gelu, operands, other, d_bias, write_activated);
+        hopper::activation_gradient(&ws.client, &shape, Gelu, operands, other, sums, write_activated);
     })?;
     let operations = 8.0 * rows as f64 * (width * width) as f64;
     let row = |pass, samples| {

@@ -153,8 +153,9 @@ pub(super) fn check_hopper<R: Runtime>(client: &ComputeClient<R>, kind: FloatKin
     for activation in [Activation::Gelu, Activation::QuickGelu] {
         let [hidden, y, d_hidden] = [(); 3].map(|()| client.empty(m * n * kind.size()));
         let d_bias = upload(client, &vec![0.0; n], FloatKind::F32);
+        let scratch = client.empty(activation::sums_len(m, n) * 4);
         hopper::activated(client, &shape, activation, [&hx, &hw, &hb], Some(&hidden), &y);
-        hopper::activation_gradient(client, &shape, activation, [&hx, &hw, &ho], &d_hidden, &d_bias, false);
+        hopper::activation_gradient(client, &shape, activation, [&hx, &hw, &ho], &d_hidden, (&d_bias, &scratch), false);
         let activated: Vec<f64> = sums.iter().map(|x| activation::reference(activation, *x).0).collect();
         let slopes = other.iter().map(|x| activation::reference(activation, f64::from(*x)).1);
         let gradient: Vec<f64> = gradient.iter().zip(slopes).map(|(d, slope)| d * slope).collect();

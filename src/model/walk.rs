@@ -7,6 +7,7 @@ use super::plan::TowerPlan;
 use super::sizes::{Ending, Start, TowerSizes, stats};
 use crate::loss::contrastive::ROWS_AT_ONCE;
 use crate::ops::block::Keep;
+use avion_kernels::activation;
 use avion_kernels::embedding::Groups;
 
 /// One step. Whatever it takes it gives back, so that the next begins as it did.
@@ -334,7 +335,8 @@ fn mlp_backward<M: Memory>(m: &mut M, sizes: &TowerSizes, rows: usize, kept: Mlp
     let branch = sizes.drop_path.then(|| m.take(unit));
     m.give_all(activated);
     let d_hidden = m.take(4 * unit);
-    m.give_all([hidden].into_iter().chain(branch));
+    let sums = m.take(4 * activation::sums_len(rows, 4 * sizes.width) as u64);
+    m.give_all([sums, hidden].into_iter().chain(branch));
     let d_normed = m.take(unit);
     m.give_all([d_hidden, d_normed, stats].into_iter().chain(normed));
 }

@@ -2,7 +2,6 @@
 //! own.
 
 use super::gemm::{Epilogue, View, multiply};
-use super::linear;
 use super::workspace::{Matrix, Workspace};
 use crate::config::recipe;
 use crate::model::params::Weight;
@@ -59,15 +58,18 @@ pub fn backward<R: CubeRuntime>(
     bias: &Weight<R>,
     write_activated: bool,
 ) -> Matrix {
+    let d_hidden = ws.matrix(hidden.rows, hidden.columns);
+    // Everywhere, so that a step takes the same memory.
+    let sums = ws.floats(activation::sums_len(hidden.rows, hidden.columns));
     #[cfg(feature = "cuda")]
     if let Some(shape) = in_one(ws, dy, hidden.columns) {
-        let d_hidden = ws.matrix(hidden.rows, hidden.columns);
         let operands = [dy.handle(), weight.compute_handle(), hidden.handle()];
-        let (out, d_bias) = (d_hidden.handle(), bias.gradient_handle());
-        hopper::activation_gradient(&ws.client, &shape, activation, operands, out, d_bias, write_activated);
+        let sums = (bias.gradient_handle(), sums.handle());
+        hopper::activation_gradient(&ws.client, &shape, activation, operands, d_hidden.handle(), sums, write_activated);
         return d_hidden;
     }
-    let d_hidden = linear::input_gradient(ws, dy, weight);
+    drop(sums);
+    multiply(ws, &View::of(dy), &weight.view(), &View::of(&d_hidden), Epilogue::default());
     activation::backward(
         &ws.client,
         hidden.kind,

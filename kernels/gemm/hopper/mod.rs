@@ -7,7 +7,7 @@
 //! Results repeat to the bit. Sources: PyTorch's `Linear` and `GELU`; the division of work is that of CUTLASS's persistent,
 //! warp-specialised kernels.
 
-use crate::activation::Activation;
+use crate::activation::{Activation, ROWS_PER_SUM};
 use crate::column_sum::fold;
 use crate::hopper::{self, BOX_COLUMNS, PTX, WARPGROUP, defines};
 use crate::walk::multiprocessors;
@@ -22,8 +22,9 @@ const TEXTS: [&str; 4] =
 const TILE_ROWS: usize = 128;
 const DEPTH: usize = 64;
 
-/// Rows of a tile that a warpgroup multiplies and that a box of the output has; a row of partial sums each.
+/// Rows of a tile that a warpgroup multiplies and that a box of the output has.
 const GROUP_ROWS: usize = 64;
+const _: () = assert!(GROUP_ROWS == ROWS_PER_SUM);
 
 /// Sizes of a product: `[m, k]` by `[k, n]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -243,21 +244,19 @@ pub fn activated<R: Runtime>(
 /// # Shapes
 /// For a shape that is [`supported`]; all but `d_bias` of its kind, without gaps.
 /// - `dy`: `[m, k]`; `weight`: `[k, n]`; `hidden`, `d_hidden`: `[m, n]`
-/// - `d_bias`: `[n]`, f32
+/// - `d_bias`: `[n]`, f32; `sums`: f32, [`crate::activation::sums_len`], scratch
 pub fn activation_gradient<R: Runtime>(
     client: &ComputeClient<R>,
     shape: &ProductShape,
     activation: Activation,
     [dy, weight, hidden]: [&Handle; 3],
     d_hidden: &Handle,
-    d_bias: &Handle,
+    (d_bias, sums): (&Handle, &Handle),
     write_activated: bool,
 ) {
-    let partial_rows = shape.m.div_ceil(GROUP_ROWS);
-    let partials = client.empty(partial_rows * shape.n * 4);
     let epilogue = Epilogue::Derivative(activation, write_activated);
-    launch(client, shape, epilogue, true, [dy, weight, hidden, d_hidden], None, Some(&partials));
-    fold(client, &partials, partial_rows, shape.n, [Some(d_bias), None, None]);
+    launch(client, shape, epilogue, true, [dy, weight, hidden, d_hidden], None, Some(sums));
+    fold(client, sums, shape.m.div_ceil(GROUP_ROWS), shape.n, [Some(d_bias), None, None]);
 }
 
 /// `matrices`: a, b, what the epilogue needs beside them, and the output.
@@ -268,7 +267,7 @@ fn launch<R: Runtime>(
     k_first: bool,
     matrices: [&Handle; 4],
     bias: Option<&Handle>,
-    partials: Option<&Handle>,
+    sums: Option<&Handle>,
 ) {
     let ProductShape { m, n, k, kind } = *shape;
     let half = kind == FloatKind::F16;
@@ -284,10 +283,10 @@ fn launch<R: Runtime>(
     let out = shape.map(m, n, GROUP_ROWS);
     let maps = [shape.map(m, k, TILE_ROWS), b, out.clone(), out];
     // A place that the variant does not read may hold anything.
-    let buffers = [bias.unwrap_or(matrices[3]), partials.unwrap_or(matrices[3])];
+    let buffers = [bias.unwrap_or(matrices[3]), sums.unwrap_or(matrices[3])];
     let blocks = hopper::blocks(client, shape.tiles(variant.tile));
     let data = vec![m as u64 | (n as u64) << 32, k as u64];
-    // SAFETY: tensor maps check rows and columns, and the kernel those of `hidden` and `partials`; the callers' contracts.
+    // SAFETY: tensor maps check rows and columns, and the kernel those of `hidden` and `sums`; the callers' contracts.
     unsafe { hopper::launch(client, variant, blocks, matrices.into_iter().zip(maps).collect(), &buffers, data) }
 }
 

@@ -3,7 +3,7 @@
 use crate::support::{assert_close, client, read_f32, upload, values};
 use crate::typed::{read_typed, rounded, typed};
 use avion_kernels::FloatKind;
-use avion_kernels::activation::{Activation, reference};
+use avion_kernels::activation::{Activation, reference, sums_len};
 use avion_kernels::gemm::hopper::{self, ProductShape};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -112,7 +112,8 @@ fn the_backward_pass_is_the_product_times_the_derivative_with_its_column_sums() 
             gradient.iter().enumerate().for_each(|(i, v)| expected[i % shape.n] += v);
             let (h, d_bias) = (typed(&client, shape.kind, &hidden), upload(&client, &before));
             let d_hidden = typed(&client, shape.kind, &vec![7.0; len]);
-            hopper::activation_gradient(&client, &shape, activation, [&dy, &weight, &h], &d_hidden, &d_bias, write);
+            let sums = (&d_bias, &upload(&client, &vec![f32::NAN; sums_len(shape.m, shape.n)]));
+            hopper::activation_gradient(&client, &shape, activation, [&dy, &weight, &h], &d_hidden, sums, write);
             let name = format!("{activation:?} {shape:?} write {write}");
             assert_close(&name, &read_typed(&client, shape.kind, d_hidden), &gradient, tolerance);
             assert_close(&name, &read_f32(&client, d_bias), &expected, tolerance);
