@@ -12,7 +12,8 @@
 //! | [`activation`] | every MLP | `[rows, columns]`, with the bias's gradient | f32, f16, bf16 | `activation::reference` |
 //! | [`residual`] | drop path, positions, products without an epilogue | `[rows, columns]` | f32, f16, bf16 | `residual::reference` |
 //! | [`gemm::tiled`] | every product, without subgroups | any strides | f32, f16, bf16 | `gemm::reference` |
-//! | [`gemm::cublaslt`] | every product, on CUDA | BLAS layouts | f32, f16, bf16 | `gemm::reference` |
+//! | [`gemm::hopper`] | on Hopper, an MLP's products with its activation; other large ones but weight gradients | `[m, k]` by `[n, k]` or `[k, n]` | f16, bf16 | in its test |
+//! | [`gemm::cublaslt`] | every other product, on CUDA | BLAS layouts | f32, f16, bf16 | `gemm::reference` |
 //! | [`column_sum`] | bias gradients | `dst[n] += sum over rows of [rows, n]` | f32, f16, bf16 | `column_sum::reference` |
 //! | [`rows`] | the heads | `[rows, width]`: gather, add, normalise | f32, f16, bf16 | `rows::reference` |
 //! | [`contrastive`] | the loss | products `[chunk, n]` -> loss, accuracy, gradients | f32, gradients also f16, bf16 | `contrastive::reference` |

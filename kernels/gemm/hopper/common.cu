@@ -5,8 +5,8 @@
 // it out while the products of the next tile go on; on the way they apply an activation, or its derivative. The derivative
 // takes three times the instructions of the function: six workers instead of three.
 //
-// Of shared memory's bandwidth the products take two thirds and the copies a third: two tiles in flight and more would not be
-// faster, and neither were blocks in pairs that fetch half of b for each other (measured: benches/NOTES.md).
+// Reading operands takes two thirds of shared memory's bandwidth, the copies most of the rest. Blocks in pairs that fetch half of b
+// for each other took as long and as much energy (benches/NOTES.md).
 //
 // Defined before this text: TILE_N (192 or 256), STAGES, K_FIRST, BIAS (1: a bias is added), EPILOGUE, KEEP (ACTIVATED: what f was
 // applied to is written), WRITE (DERIVATIVE: `hidden` becomes what it was activated to), HALF (1 for f16, 0 for bf16), GELU,
