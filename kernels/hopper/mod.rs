@@ -2,6 +2,7 @@
 //! variant; to run without a GPU, `tools/cuda-check` puts functions of its own in the place of `ptx.cu`.
 
 use crate::Handle;
+use crate::walk::multiprocessors;
 use cubecl::cuda::CudaCompiler;
 use cubecl::features::Tma;
 use cubecl::prelude::*;
@@ -162,7 +163,7 @@ pub(crate) fn supported<R: Runtime>(client: &ComputeClient<R>, shared_bytes: usi
 
 /// Blocks for so many items: they stay and take every so many-th, one block a multiprocessor, which it fills.
 pub(crate) fn blocks<R: Runtime>(client: &ComputeClient<R>, items: usize) -> u32 {
-    client.properties().hardware.num_streaming_multiprocessors.unwrap_or(132).min(items as u32)
+    multiprocessors(client).min(items) as u32
 }
 
 /// A buffer `[batch, rows, columns, 64]` in boxes of one column and so many rows, swizzled as `wgmma` reads them. Rows past the
@@ -184,8 +185,9 @@ pub(crate) fn map(kind: StorageType, [batch, rows, columns]: [usize; 3], box_row
     }
 }
 
-/// Launches `blocks` blocks of a variant. The kernel's parameters: the maps, the addresses of the mapped buffers, which serve
-/// it nothing, the other buffers, and `data` by value.
+/// Launches `blocks` blocks of a variant. The kernel's parameters: the maps, the addresses of the mapped buffers, the other buffers,
+/// and `data` by value. CubeCL waits for other streams' writes to the other buffers alone: the mapped ones must have been
+/// written on the calling thread's stream.
 ///
 /// # Safety
 /// The kernel stays within these buffers.

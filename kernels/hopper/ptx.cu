@@ -101,8 +101,8 @@ __device__ __forceinline__ void copy_4(u32 to, const void* from, bool present) {
 }
 
 // A tensor `[batch, rows, columns, 64]` as the copy engine sees it, in boxes of some rows of one column, in shared memory as rows
-// of 128 bytes with 16-byte chunk c of row r at place c ^ (r % 8). Rows past the end are read as zero and not written. CubeCL gives a kernel its maps, then the mapped buffers' addresses, which serve nothing here, then
-// its other buffers.
+// of 128 bytes with 16-byte chunk c of row r at place c ^ (r % 8). Rows past the end are read as zero and not written. CubeCL gives
+// a kernel its maps, then the mapped buffers' addresses, then its other buffers.
 struct alignas(64) TensorMap {
     u64 words[16];
 };
@@ -193,6 +193,11 @@ struct Multiply;
 #define LIST_64 LIST_56 ",%56,%57,%58,%59,%60,%61,%62,%63"
 #define LIST_72 LIST_64 ",%64,%65,%66,%67,%68,%69,%70,%71"
 #define LIST_80 LIST_72 ",%72,%73,%74,%75,%76,%77,%78,%79"
+#define LIST_88 LIST_80 ",%80,%81,%82,%83,%84,%85,%86,%87"
+#define LIST_96 LIST_88 ",%88,%89,%90,%91,%92,%93,%94,%95"
+#define LIST_104 LIST_96 ",%96,%97,%98,%99,%100,%101,%102,%103"
+#define LIST_112 LIST_104 ",%104,%105,%106,%107,%108,%109,%110,%111"
+#define LIST_128 LIST_112 ",%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
 #define OUT_8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define OUT_32 OUT_8(0), OUT_8(8), OUT_8(16), OUT_8(24)
 #define OUT_40 OUT_32, OUT_8(32)
@@ -201,6 +206,11 @@ struct Multiply;
 #define OUT_64 OUT_56, OUT_8(56)
 #define OUT_72 OUT_64, OUT_8(64)
 #define OUT_80 OUT_72, OUT_8(72)
+#define OUT_88 OUT_80, OUT_8(80)
+#define OUT_96 OUT_88, OUT_8(88)
+#define OUT_104 OUT_96, OUT_8(96)
+#define OUT_112 OUT_104, OUT_8(104)
+#define OUT_128 OUT_112, OUT_8(112), OUT_8(120)
 
 #define MULTIPLY(N, R, A0, A1, A2, A3, B, ACCUMULATE, TRANSPOSE)                                                        \
     template <int TRANSPOSED>                                                                                          \
@@ -215,18 +225,6 @@ struct Multiply;
                          : "memory");                                                                                  \
         }                                                                                                              \
     };
-
-#define LIST_88 LIST_80 ",%80,%81,%82,%83,%84,%85,%86,%87"
-#define LIST_96 LIST_88 ",%88,%89,%90,%91,%92,%93,%94,%95"
-#define OUT_88 OUT_80, OUT_8(80)
-#define OUT_96 OUT_88, OUT_8(88)
-
-#define OUT_104 OUT_96, OUT_8(96)
-#define OUT_112 OUT_104, OUT_8(104)
-#define OUT_128 OUT_112, OUT_8(112), OUT_8(120)
-#define LIST_104 LIST_96 ",%96,%97,%98,%99,%100,%101,%102,%103"
-#define LIST_112 LIST_104 ",%104,%105,%106,%107,%108,%109,%110,%111"
-#define LIST_128 LIST_112 ",%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
 
 // d[64, N] = a[64, 16] b[16, N], or += with `accumulate`, both in shared memory: descriptors' low halves. With TRANSPOSED, b lies
 // [16 rows, N] in blocks of 64 columns.

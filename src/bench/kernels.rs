@@ -68,6 +68,7 @@ pub fn activated_rows<R: CubeRuntime>(
     ws: &Workspace<R>,
     name: &str,
     [rows, width]: [usize; 2],
+    keep_hidden: bool,
     write_activated: bool,
 ) -> Result<Option<[Row; 2]>, DeviceError> {
     use avion_kernels::activation::Activation::Gelu;
@@ -82,8 +83,8 @@ pub fn activated_rows<R: CubeRuntime>(
     avion_kernels::flat::clear(&ws.client, d_bias.handle(), 4 * width);
     let sums = ws.floats(avion_kernels::activation::sums_len(rows, 4 * width));
     let [x, weight, bias, hidden, other] = [&x, &weight, &bias, &hidden, &other].map(Matrix::handle);
-    let operands = [x, weight, bias];
-    let forward = time(&ws.client, || hopper::activated(&ws.client, &shape, Gelu, operands, Some(hidden), other))?;
+    let (operands, kept) = ([x, weight, bias], keep_hidden.then_some(hidden));
+    let forward = time(&ws.client, || hopper::activated(&ws.client, &shape, Gelu, operands, kept, other))?;
     // As large as the forward pass's weight, which is its transpose.
     let (operands, sums) = ([x, weight, hidden], (d_bias.handle(), sums.handle()));
     let backward = time(&ws.client, || {
@@ -101,6 +102,7 @@ pub fn activated_rows<R: CubeRuntime>(
     _: &Workspace<R>,
     _: &str,
     _: [usize; 2],
+    _: bool,
     _: bool,
 ) -> Result<Option<[Row; 2]>, DeviceError> {
     Ok(None)

@@ -267,7 +267,8 @@ fn parts<R: CubeRuntime>(
         let again = [missing(|k| k.qkv), missing(|k| k.middle), missing(|k| k.hidden), 0.0];
         let layers = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)];
         let write_activated = !plan.blocks.iter().all(|k| k.activated);
-        let activated = activated_rows(ws, tower, [count, width], write_activated)?;
+        let keep_hidden = plan.blocks.iter().any(|k| k.hidden);
+        let activated = activated_rows(ws, tower, [count, width], keep_hidden, write_activated)?;
         for ((inputs, outputs), again) in layers.into_iter().zip(again) {
             for kind in [Kind::Forward, Kind::InputGradient, Kind::WeightGradient] {
                 let once = match kind {

@@ -33,8 +33,8 @@ pub struct CheckReport {
     pub checks: Vec<Check>,
 }
 
-/// Runs patch ingest, the matrix product, the gradient norm and AdamW on small shapes, in every float type the device
-/// can store, and compares with the references.
+/// Runs patch ingest, products, norms, activations, attention, the gradient norm and AdamW on small shapes, in every float type
+/// the device can store, and compares with the references.
 ///
 /// # Errors
 /// [`DeviceError::Failed`] with the kernel, the type and the numbers when a result is off, or with what the runtime says.

@@ -10,11 +10,13 @@ use avion_kernels::activation::{self, Activation};
 use avion_kernels::gemm::hopper::{self, ProductShape};
 use burn_cubecl::CubeRuntime;
 
-/// The kernels' name of a nonlinearity.
-pub fn function(activation: recipe::Activation) -> Activation {
-    match activation {
-        recipe::Activation::Gelu => Activation::Gelu,
-        recipe::Activation::QuickGelu => Activation::QuickGelu,
+/// The kernels' name of a recipe's nonlinearity.
+impl From<recipe::Activation> for Activation {
+    fn from(activation: recipe::Activation) -> Self {
+        match activation {
+            recipe::Activation::Gelu => Activation::Gelu,
+            recipe::Activation::QuickGelu => Activation::QuickGelu,
+        }
     }
 }
 
@@ -30,6 +32,7 @@ pub fn forward<R: CubeRuntime>(
     bias: &Weight<R>,
     keep: bool,
 ) -> (Option<Matrix>, Matrix) {
+    // Both everywhere, though in one kernel what is not kept is not written: a step takes the same memory.
     let [hidden, activated] = [(); 2].map(|()| ws.matrix(x.rows, weight.rows()));
     #[cfg(feature = "cuda")]
     if let Some(shape) = in_one(ws, x, weight.rows()) {

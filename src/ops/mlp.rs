@@ -1,6 +1,6 @@
 //! The second half of a block: `y = x + s * mlp(ln_2(x))`, for every token or for one a sample.
 
-use super::activated::{self, function};
+use super::activated;
 use super::block::{BlockWeights, Keep};
 use super::linear;
 use super::norm::Stats;
@@ -33,7 +33,7 @@ impl<R: CubeRuntime> Mlp<'_, R> {
         let ws = self.ws;
         let (normed, stats) = self.weights.ln_2.forward(ws, x);
         let (c_fc, bias) = (&self.weights.c_fc, &self.weights.c_fc_bias);
-        let (hidden, activated) = activated::forward(ws, function(self.activation), &normed, c_fc, bias, keep.hidden);
+        let (hidden, activated) = activated::forward(ws, self.activation.into(), &normed, c_fc, bias, keep.hidden);
         let normed = keep.normed.then_some(normed);
         let y = add_branch(ws, &activated, &self.branch, x);
         (y, MlpKept { stats, normed, hidden, activated: keep.activated.then_some(activated) })
@@ -52,10 +52,10 @@ impl<R: CubeRuntime> Mlp<'_, R> {
         let branch = branch_gradient(ws, &stream.value, &self.branch);
         let weight_gradient = |activated: &Matrix| linear::weight_gradient(ws, activated, &branch, &w.c_proj);
         // First, if it can be: that memory is then free, and the gradient of the hidden layer still in the cache where it is read.
-        let kept = activated.map(|activated| weight_gradient(&activated)).is_some();
-        let function = function(self.activation);
-        let d_hidden = activated::backward(ws, function, &branch, &w.c_proj, &hidden, &w.c_fc_bias, !kept);
-        if !kept {
+        let done = activated.map(|activated| weight_gradient(&activated)).is_some();
+        let (nonlinearity, bias) = (self.activation.into(), &w.c_fc_bias);
+        let d_hidden = activated::backward(ws, nonlinearity, &branch, &w.c_proj, &hidden, bias, !done);
+        if !done {
             // The hidden layer has become what it was activated to.
             weight_gradient(&hidden);
         }

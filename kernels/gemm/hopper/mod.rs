@@ -2,7 +2,7 @@
 //! activation or its derivative. In CUDA C++; `common.cu` describes the design.
 //!
 //! Operations: `2 m n k`. Bytes, where an activation of two bytes an element would be a pass of its own: forward writes two arrays
-//! and reads none instead of one, backward reads one and writes one instead of three and two.
+//! and reads none instead of one, backward reads one and writes one instead of two and two.
 //!
 //! Results repeat to the bit. Sources: PyTorch's `Linear` and `GELU`; the division of work is that of CUTLASS's persistent,
 //! warp-specialised kernels.
@@ -58,6 +58,9 @@ impl ProductShape {
     }
 }
 
+/// Columns of a bias that shared memory has room for, in whole tiles of either width.
+const LONGEST_BIAS: usize = 4416;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Tile {
     /// 192 columns.
@@ -101,8 +104,7 @@ struct Variant {
     /// Whether b is `[k, n]`.
     k_first: bool,
     half: bool,
-    /// Tiles of columns of the bias; 0 without.
-    biases: usize,
+    bias: bool,
 }
 
 impl Variant {
@@ -127,7 +129,8 @@ impl hopper::Variant for Variant {
     fn shared_bytes(&self) -> usize {
         let columns = self.tile.columns();
         let stages = self.tile.stages() * (TILE_ROWS + columns) * DEPTH;
-        2 * (stages + TILE_ROWS * columns) + 128 + 4 * columns * self.biases + 1024
+        let bias = if self.bias { LONGEST_BIAS } else { 0 };
+        2 * (stages + TILE_ROWS * columns) + 128 + 4 * bias + 1024
     }
 
     fn source(&self) -> String {
@@ -142,7 +145,7 @@ impl hopper::Variant for Variant {
             ("TILE_N", self.tile.columns()),
             ("STAGES", self.tile.stages()),
             ("K_FIRST", usize::from(self.k_first)),
-            ("BIAS", usize::from(self.biases > 0)),
+            ("BIAS", usize::from(self.bias)),
             ("EPILOGUE", epilogue),
             ("KEEP", usize::from(keep)),
             ("WRITE", usize::from(write)),
@@ -155,38 +158,38 @@ impl hopper::Variant for Variant {
     }
 }
 
-/// The CUDA C++ of every variant in bf16, with its name: for checks without a GPU. For sm_90a alone.
+/// The CUDA C++ of the variants that training uses, in bf16, with its name: for checks without a GPU. For sm_90a alone.
 pub fn sources() -> Vec<(String, String)> {
     let both = [Activation::Gelu, Activation::QuickGelu];
     let mut variants = Vec::new();
     for tile in [Tile::Narrow, Tile::Wide] {
-        let base = Variant { epilogue: Epilogue::Plain, tile, k_first: false, half: false, biases: 16 };
-        let without = [false, true].map(|k_first| Variant { k_first, biases: 0, ..base });
+        let base = Variant { epilogue: Epilogue::Plain, tile, k_first: false, half: false, bias: true };
+        let without = [false, true].map(|k_first| Variant { k_first, bias: false, ..base });
         let activated = both.into_iter().flat_map(|f| [false, true].map(|keep| Epilogue::Activated(f, keep)));
         let forward = [Epilogue::Plain, Epilogue::Residual].into_iter().chain(activated);
         variants.extend(forward.map(|epilogue| Variant { epilogue, ..base }).chain(without));
     }
     let derivatives = both.into_iter().flat_map(|f| [false, true].map(|write| Epilogue::Derivative(f, write)));
-    variants.extend(derivatives.map(derivative));
+    variants.extend(derivatives.map(derivative_variant));
     let name = |v: &Variant| {
-        let Variant { epilogue, tile, k_first, biases, .. } = v;
-        format!("gemm::hopper::{epilogue:?}<Bf16> tile={} k_first={k_first} bias={}", tile.columns(), *biases > 0)
+        let Variant { epilogue, tile, k_first, bias, .. } = v;
+        format!("gemm::hopper::{epilogue:?}<Bf16> tile={} k_first={k_first} bias={bias}", tile.columns())
     };
     variants.iter().map(|variant| (name(variant), hopper::Variant::source(variant))).collect()
 }
 
 /// Wide tiles leave no registers for the workers that the derivative takes.
-fn derivative(epilogue: Epilogue) -> Variant {
-    Variant { epilogue, tile: Tile::Narrow, k_first: true, half: false, biases: 0 }
+fn derivative_variant(epilogue: Epilogue) -> Variant {
+    Variant { epilogue, tile: Tile::Narrow, k_first: true, half: false, bias: false }
 }
 
 /// Whether these kernels take `shape` here: CUDA on compute capability 9.0, half precision, whole boxes of 64 columns, and room
 /// in shared memory for a bias of `n` (4,352 columns).
 pub fn supported<R: Runtime>(client: &ComputeClient<R>, shape: &ProductShape) -> bool {
     let fits = [Tile::Narrow, Tile::Wide].into_iter().all(|tile| {
-        let biases = shape.n.div_ceil(tile.columns());
-        let variant = Variant { epilogue: Epilogue::Plain, tile, k_first: false, half: false, biases };
-        hopper::supported(client, hopper::Variant::shared_bytes(&variant))
+        let variant = Variant { epilogue: Epilogue::Plain, tile, k_first: false, half: false, bias: true };
+        let bias = shape.n.next_multiple_of(tile.columns());
+        bias <= LONGEST_BIAS && hopper::supported(client, hopper::Variant::shared_bytes(&variant))
     });
     shape.kind != FloatKind::F32
         && [shape.n, shape.k].iter().all(|columns| *columns > 0 && columns.is_multiple_of(BOX_COLUMNS))
@@ -204,7 +207,7 @@ pub fn worthwhile<R: Runtime>(client: &ComputeClient<R>, shape: &ProductShape) -
 ///
 /// # Shapes
 /// For a shape that is [`supported`]; all of its kind, without gaps.
-/// - `a`: `[m, k]`; `b`: `[k, n]` with `k_first`, else `[n, k]`; `bias`: `[n]`; `residual`, `out`: `[m, n]`
+/// - `a`: `[m, k]`; `b`: `[k, n]` with `k_first`, else `[n, k]`; `bias`: `[n]`; `residual`, `out`: `[m, n]`, which may be one
 pub fn product<R: Runtime>(
     client: &ComputeClient<R>,
     shape: &ProductShape,
@@ -270,14 +273,11 @@ fn launch<R: Runtime>(
     sums: Option<&Handle>,
 ) {
     let ProductShape { m, n, k, kind } = *shape;
+    debug_assert!(supported(client, shape), "{shape:?}");
     let half = kind == FloatKind::F16;
     let variant = match epilogue {
-        Epilogue::Derivative(..) => Variant { half, ..derivative(epilogue) },
-        _ => {
-            let tile = shape.tile(multiprocessors(client));
-            let biases = bias.map_or(0, |_| n.div_ceil(tile.columns()));
-            Variant { epilogue, tile, k_first, half, biases }
-        }
+        Epilogue::Derivative(..) => Variant { half, ..derivative_variant(epilogue) },
+        _ => Variant { epilogue, tile: shape.tile(multiprocessors(client)), k_first, half, bias: bias.is_some() },
     };
     let b = if k_first { shape.map(k, n, DEPTH) } else { shape.map(n, k, variant.tile.columns()) };
     let out = shape.map(m, n, GROUP_ROWS);
@@ -305,5 +305,7 @@ mod tests {
         assert_eq!(tile(50_176, 1152), (Tile::Narrow, 99.0));
         assert_eq!(tile(28_784, 4096), (Tile::Wide, 97.0));
         assert_eq!(tile(10_240, 3072), (Tile::Narrow, 97.0));
+        // Those of `tests/against_reference/hopper_products.rs` there.
+        assert_eq!([tile(16_941, 512), tile(16_941, 576)], [(Tile::Wide, 67.0), (Tile::Narrow, 75.0)]);
     }
 }

@@ -20,7 +20,7 @@ __device__ __forceinline__ void copy(const Work& work, const TensorMap& a, const
 }
 
 __device__ __forceinline__ void multiply(const Work& work, u32 group, int warp, int lane, const float* biases) {
-    u32 stage = 0, parity = 0, round = EPILOGUE == RESIDUAL ? 0 : 1;
+    u32 stage = 0, parity = 0, taken = EPILOGUE == RESIDUAL ? 0 : 1;
     FOR_TILES(work) {
         float d[TILE_N / 2];
         u32 last = 0;
@@ -48,7 +48,7 @@ __device__ __forceinline__ void multiply(const Work& work, u32 group, int warp, 
         wgmma_wait<0>();
         pin(d);
         if (lane == 0) barrier_arrive(EMPTY(last));
-        barrier_wait(TAKEN(group), round);
+        barrier_wait(TAKEN(group), taken);
         const int place = lane & 15;
         const u32 to = work.base + STAGED + group * ACROSS * PART_BYTES + (warp % 4 * 16 + place) * 128;
         const float* add = biases + work.column(tile) * 64 + (lane & 3) * 2;
@@ -77,7 +77,7 @@ __device__ __forceinline__ void multiply(const Work& work, u32 group, int warp, 
         fence_async();
         __syncwarp();
         if (lane == 0) barrier_arrive(READY(group));
-        round ^= 1;
+        taken ^= 1;
     }
 }
 

@@ -16,9 +16,9 @@ struct Lanes {
 // A worker's way through its parts of its block's tiles.
 struct Part {
     const Work& work;
-    u32 tile, round;
+    u32 tile, parity;
     int worker, part;
-    __device__ __forceinline__ Part(const Work& work, int worker) : work(work), tile(blockIdx.x), round(0), worker(worker), part(worker) {}
+    __device__ __forceinline__ Part(const Work& work, int worker) : work(work), tile(blockIdx.x), parity(0), worker(worker), part(worker) {}
     __device__ __forceinline__ bool any() const { return tile < work.tiles; }
     __device__ __forceinline__ u32 group() const { return part / ACROSS; }
     __device__ __forceinline__ u32 place() const { return work.base + STAGED + part * PART_BYTES; }
@@ -27,7 +27,7 @@ struct Part {
     __device__ __forceinline__ bool within() const { return column() * 64 < (int)work.shape.n; }
     __device__ __forceinline__ void next() {
         part += WORKERS;
-        if (part >= PARTS) part = worker, tile += gridDim.x, round ^= 1;
+        if (part >= PARTS) part = worker, tile += gridDim.x, parity ^= 1;
     }
 };
 
@@ -43,7 +43,7 @@ __device__ __forceinline__ void finish(const Work& work, int worker, int lane, c
     for (Part first(work, worker); first.any() && first.tile == blockIdx.x; first.next()) load(first);
 #endif
     for (Part part(work, worker); part.any(); part.next()) {
-        barrier_wait(READY(part.group()), part.round);
+        barrier_wait(READY(part.group()), part.parity);
         copy_box_out(out_map, part.column(), part.row(), 0, part.place());
         stores_have_read();
 #if EPILOGUE == RESIDUAL
@@ -64,7 +64,7 @@ __device__ __forceinline__ void finish(const Work& work, int worker, int lane, c
     const Lanes lanes(lane);
     for (Part part(work, worker); part.any(); part.next()) {
         const u32 place = part.place();
-        barrier_wait(READY(part.group()), part.round);
+        barrier_wait(READY(part.group()), part.parity);
 #if KEEP
         if (lane == 0) copy_box_out(hidden_map, part.column(), part.row(), 0, place);
 #endif
@@ -134,7 +134,7 @@ __device__ __forceinline__ void finish(const Work& work, int worker, int lane, c
         const int rows = within ? (int)shape.m - row - lanes.first : 0;
 #endif
         float sums[8] = {};
-        barrier_wait(READY(group), part.round);
+        barrier_wait(READY(group), part.parity);
 #pragma unroll
         for (int start = 0; start < 16; start += AT_ONCE) {
             uint4 values[AT_ONCE];

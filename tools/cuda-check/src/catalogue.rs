@@ -84,7 +84,7 @@ fn fused_attention<R: Runtime>(
     let shape = AttentionShape { batch: BATCH, tokens: TOKENS, heads: HEADS, head_dim, causal, kind };
     match attention::path(client, &shape)? {
         Path::Matrix => {}
-        // Its variants are listed by `hopper::sources`.
+        // Its variants are listed by `attention::hopper::sources`.
         Path::Hopper => return Ok(()),
         path => panic!("{shape:?} takes {path:?}"),
     }

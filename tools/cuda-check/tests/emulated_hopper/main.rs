@@ -16,6 +16,7 @@ mod typed;
 
 use avion_kernels::FloatKind;
 use avion_kernels::attention::{AttentionShape, Path, path};
+use avion_kernels::gemm::hopper::{ProductShape, supported, worthwhile};
 
 /// What makes these tests differ from those on the other emulated device.
 #[test]
@@ -23,4 +24,11 @@ fn heads_of_64_in_half_precision_take_the_kernels_for_hopper() {
     let shape = AttentionShape { batch: 1, tokens: 5, heads: 1, head_dim: 64, causal: false, kind: FloatKind::F16 };
     assert_eq!(path(&device::client(), &shape), Ok(Path::Hopper));
     assert_ne!(path(&device::client(), &AttentionShape { kind: FloatKind::F32, ..shape }), Ok(Path::Hopper));
+}
+
+#[test]
+fn products_in_half_precision_take_the_kernel_for_hopper() {
+    let (client, shape) = (device::client(), ProductShape { m: 1024, n: 768, k: 768, kind: FloatKind::Bf16 });
+    assert!(supported(&client, &shape) && worthwhile(&client, &shape));
+    assert!(supported(&client, &ProductShape { m: 5, n: 4352, k: 64, kind: FloatKind::F16 }));
 }
