@@ -197,7 +197,8 @@ pub fn supported<R: Runtime>(client: &ComputeClient<R>, shape: &ProductShape) ->
         && fits
 }
 
-/// Whether a product alone is faster here than by cuBLASLt: where tiles fill the GPU. That has smaller tiles, and sums apart.
+/// Whether a product without an activation is as fast here as by cuBLASLt after its search: where tiles fill the GPU. cuBLASLt has
+/// smaller tiles, too, and adds up parts of `k`.
 pub fn worthwhile<R: Runtime>(client: &ComputeClient<R>, shape: &ProductShape) -> bool {
     let multiprocessors = multiprocessors(client);
     supported(client, shape) && shape.efficiency(shape.tile(multiprocessors), multiprocessors) >= 0.93
@@ -207,7 +208,8 @@ pub fn worthwhile<R: Runtime>(client: &ComputeClient<R>, shape: &ProductShape) -
 ///
 /// # Shapes
 /// For a shape that is [`supported`]; all of its kind, without gaps.
-/// - `a`: `[m, k]`; `b`: `[k, n]` with `k_first`, else `[n, k]`; `bias`: `[n]`; `residual`, `out`: `[m, n]`, which may be one
+/// - `a`: `[m, k]`; `b`: `[k, n]` with `k_first`, else `[n, k]`; `bias`: `[n]`; `residual`, `out`: `[m, n]`, which may be the
+///   same buffer
 pub fn product<R: Runtime>(
     client: &ComputeClient<R>,
     shape: &ProductShape,
