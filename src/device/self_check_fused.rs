@@ -89,8 +89,7 @@ pub(super) fn check_norm_and_activation<R: Runtime>(
     let (expected_y, _) = layer_norm::reference::forward(&wide(&x), &wide(&gain), &wide(&bias), 1e-6);
     let [dx, d_gain, d_bias] = layer_norm::reference::backward(&wide(&x), &wide(&gain), &wide(&dy), 1e-6);
     let d_stream: Vec<f64> = dx.iter().zip(&stream).map(|(d, s)| d + f64::from(*s)).collect();
-    let mut d_sum = vec![0.0; shape.width];
-    d_stream.chunks(shape.width).for_each(|row| d_sum.iter_mut().zip(row).for_each(|(sum, d)| *sum += d));
+    let d_sum = column_sums(&d_stream, shape.width);
     let label = |part: &str| format!("LayerNorm {part} {}", name(kind));
     let mut checks = vec![
         compare(label("output"), &read(client, y, kind)?, &expected_y, limit)?,
@@ -110,8 +109,7 @@ pub(super) fn check_norm_and_activation<R: Runtime>(
         let values = x.iter().map(|x| activation::reference(nonlinearity, f64::from(*x)));
         let (expected, slopes): (Vec<f64>, Vec<f64>) = values.unzip();
         let d_hidden: Vec<f64> = slopes.iter().zip(&dy).map(|(s, d)| s * f64::from(*d)).collect();
-        let mut d_sum = vec![0.0; columns];
-        d_hidden.chunks(columns).for_each(|row| d_sum.iter_mut().zip(row).for_each(|(sum, d)| *sum += d));
+        let d_sum = column_sums(&d_hidden, columns);
         let label = |part: &str| format!("{nonlinearity:?} {part} {}", name(kind));
         checks.push(compare(label("output"), &read(client, y, kind)?, &expected, limit)?);
         checks.push(compare(label("output again"), &read(client, hidden, kind)?, &expected, limit)?);
@@ -119,6 +117,12 @@ pub(super) fn check_norm_and_activation<R: Runtime>(
         checks.push(compare(label("bias"), &read(client, d_bias, FloatKind::F32)?, &d_sum, limit)?);
     }
     Ok(checks)
+}
+
+fn column_sums(values: &[f64], columns: usize) -> Vec<f64> {
+    let mut sums = vec![0.0; columns];
+    values.chunks(columns).for_each(|row| sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value));
+    sums
 }
 
 /// Our products on Hopper GPUs; nothing elsewhere.
@@ -159,8 +163,7 @@ pub(super) fn check_hopper<R: Runtime>(client: &ComputeClient<R>, kind: FloatKin
         let activated: Vec<f64> = sums.iter().map(|x| activation::reference(activation, *x).0).collect();
         let slopes = other.iter().map(|x| activation::reference(activation, f64::from(*x)).1);
         let gradient: Vec<f64> = gradient.iter().zip(slopes).map(|(d, slope)| d * slope).collect();
-        let mut d_sum = vec![0.0; n];
-        gradient.chunks(n).for_each(|row| d_sum.iter_mut().zip(row).for_each(|(sum, d)| *sum += d));
+        let d_sum = column_sums(&gradient, n);
         let label = |part: &str| label(&format!("{activation:?}, {part}"));
         checks.push(compare(label("before"), &read(client, hidden, kind)?, &sums, limit)?);
         checks.push(compare(label("after"), &read(client, y, kind)?, &activated, limit)?);

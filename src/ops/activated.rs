@@ -1,7 +1,7 @@
 //! The two products around an MLP's activation: in one kernel each where the device has them, else a product and a pass of its
 //! own.
 
-use super::gemm::{Epilogue, View, multiply};
+use super::linear;
 use super::workspace::{Matrix, Workspace};
 use crate::config::recipe;
 use crate::model::params::Weight;
@@ -41,8 +41,7 @@ pub fn forward<R: CubeRuntime>(
         hopper::activated(&ws.client, &shape, activation, operands, kept, activated.handle());
         return (keep.then_some(hidden), activated);
     }
-    let epilogue = Epilogue { bias: Some(bias), ..Epilogue::default() };
-    multiply(ws, &View::of(x), &weight.view().transposed(), &View::of(&hidden), epilogue);
+    linear::forward_into(ws, x, weight, Some(bias), None, &hidden);
     activation::forward(&ws.client, x.kind, activation, hidden.handle(), activated.handle(), hidden.len());
     (keep.then_some(hidden), activated)
 }
@@ -72,7 +71,7 @@ pub fn backward<R: CubeRuntime>(
         return d_hidden;
     }
     drop(sums);
-    multiply(ws, &View::of(dy), &weight.view(), &View::of(&d_hidden), Epilogue::default());
+    linear::input_gradient_into(ws, dy, weight, &d_hidden);
     activation::backward(
         &ws.client,
         hidden.kind,

@@ -1,8 +1,8 @@
 //! Matrix products: which implementation takes them.
 //!
-//! Large products on Hopper GPUs, other than weight gradients, are by our kernel; the rest on CUDA devices by cuBLASLt; both add bias
-//! and residual as they store. Devices without subgroups (Mesa's software Vulkan) get our register-tiled kernel, which does the same; the rest
-//! CubeCL's product and a pass of our own. Sums are f32 everywhere.
+//! Large products on Hopper GPUs, other than weight gradients, are by our kernel; the rest on CUDA devices by cuBLASLt; both
+//! add bias and residual as they store. Devices without subgroups (Mesa's software Vulkan) get our register-tiled kernel,
+//! which does the same; the rest CubeCL's product and a pass of our own. Sums are f32 everywhere.
 
 use super::tensor::primitive;
 use super::workspace::{Matrix, Workspace, dtype};

@@ -24,7 +24,7 @@ pub fn forward<R: CubeRuntime>(
 }
 
 /// The same, into `y`.
-fn forward_into<R: CubeRuntime>(
+pub(super) fn forward_into<R: CubeRuntime>(
     ws: &Workspace<R>,
     x: &Matrix,
     weight: &Weight<R>,
@@ -56,8 +56,13 @@ pub fn of_norm<R: CubeRuntime>(
 /// Gradient of the input from the output's, `[rows, in]`: `dy W`.
 pub fn input_gradient<R: CubeRuntime>(ws: &Workspace<R>, dy: &Matrix, weight: &Weight<R>) -> Matrix {
     let dx = ws.matrix(dy.rows, weight.columns());
-    multiply(ws, &View::of(dy), &weight.view(), &View::of(&dx), Epilogue::default());
+    input_gradient_into(ws, dy, weight, &dx);
     dx
+}
+
+/// The same, into `dx`.
+pub(super) fn input_gradient_into<R: CubeRuntime>(ws: &Workspace<R>, dy: &Matrix, weight: &Weight<R>, dx: &Matrix) {
+    multiply(ws, &View::of(dy), &weight.view(), &View::of(dx), Epilogue::default());
 }
 
 /// Adds the weight's gradient, `dy^T x`, to what has been added before.

@@ -186,15 +186,17 @@ fn derivative_variant(epilogue: Epilogue) -> Variant {
 /// Whether these kernels take `shape` here: CUDA on compute capability 9.0, half precision, whole boxes of 64 columns, and room
 /// in shared memory for a bias of `n` (4,352 columns).
 pub fn supported<R: Runtime>(client: &ComputeClient<R>, shape: &ProductShape) -> bool {
-    let fits = [Tile::Narrow, Tile::Wide].into_iter().all(|tile| {
-        let variant = Variant { epilogue: Epilogue::Plain, tile, k_first: false, half: false, bias: true };
-        let bias = shape.n.next_multiple_of(tile.columns());
-        bias <= LONGEST_BIAS && hopper::supported(client, hopper::Variant::shared_bytes(&variant))
-    });
+    let fits = || {
+        [Tile::Narrow, Tile::Wide].into_iter().all(|tile| {
+            let variant = Variant { epilogue: Epilogue::Plain, tile, k_first: false, half: false, bias: true };
+            let bias = shape.n.next_multiple_of(tile.columns());
+            bias <= LONGEST_BIAS && hopper::supported(client, hopper::Variant::shared_bytes(&variant))
+        })
+    };
     shape.kind != FloatKind::F32
         && [shape.n, shape.k].iter().all(|columns| *columns > 0 && columns.is_multiple_of(BOX_COLUMNS))
         && (1..=i32::MAX as usize / 2).contains(&shape.m)
-        && fits
+        && fits()
 }
 
 /// Whether a product without an activation is as fast here as by cuBLASLt after its search: where tiles fill the GPU. cuBLASLt has

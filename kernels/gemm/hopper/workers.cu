@@ -9,8 +9,19 @@ struct Lanes {
         even = first * 128 + ((chunk ^ first) << 4);
         odd = (first + 4) * 128 + ((chunk ^ (first + 4)) << 4);
     }
-    // Rows first + 4 j of a part.
+    // Row first + 4 j of a part.
     __device__ __forceinline__ u32 at(u32 part, int j) const { return part + (j & 1 ? odd : even) + j / 2 * 1024; }
+    // Rows first + 4 (start + ..) of a part.
+    template <int N>
+    __device__ __forceinline__ void load(uint4 (&values)[N], u32 part, int start) const {
+#pragma unroll
+        for (int j = 0; j < N; j++) values[j] = load_shared_16(at(part, start + j));
+    }
+    template <int N>
+    __device__ __forceinline__ void store(u32 part, int start, const uint4 (&values)[N]) const {
+#pragma unroll
+        for (int j = 0; j < N; j++) store_shared_16(at(part, start + j), values[j]);
+    }
 };
 
 // A worker's way through its parts of its block's tiles.
@@ -71,10 +82,7 @@ __device__ __forceinline__ void finish(const Work& work, int worker, int lane, c
 #pragma unroll
         for (int start = 0; start < 16; start += AT_ONCE) {
             uint4 values[AT_ONCE];
-#pragma unroll
-            for (int j = 0; j < AT_ONCE; j++) {
-                values[j] = load_shared_16(lanes.at(place, start + j));
-            }
+            lanes.load(values, place, start);
 #pragma unroll
             for (int j = 0; j < AT_ONCE; j++) {
                 u32* words = (u32*)&values[j];
@@ -90,8 +98,7 @@ __device__ __forceinline__ void finish(const Work& work, int worker, int lane, c
                 __syncwarp();
             }
 #endif
-#pragma unroll
-            for (int j = 0; j < AT_ONCE; j++) store_shared_16(lanes.at(place, start + j), values[j]);
+            lanes.store(place, start, values);
         }
         fence_async();
         __syncwarp();
@@ -138,10 +145,7 @@ __device__ __forceinline__ void finish(const Work& work, int worker, int lane, c
 #pragma unroll
         for (int start = 0; start < 16; start += AT_ONCE) {
             uint4 values[AT_ONCE];
-#pragma unroll
-            for (int j = 0; j < AT_ONCE; j++) {
-                values[j] = load_shared_16(lanes.at(place, start + j));
-            }
+            lanes.load(values, place, start);
 #pragma unroll
             for (int j = 0; j < AT_ONCE; j++) {
                 u32* words = (u32*)&values[j];
@@ -162,8 +166,7 @@ __device__ __forceinline__ void finish(const Work& work, int worker, int lane, c
                 if (4 * (start + j) < rows) *(uint4*)(here + (size_t)(4 * (start + j)) * shape.n) = coming[start + j];
 #endif
             }
-#pragma unroll
-            for (int j = 0; j < AT_ONCE; j++) store_shared_16(lanes.at(place, start + j), values[j]);
+            lanes.store(place, start, values);
         }
         part.next();
         fetch(part);

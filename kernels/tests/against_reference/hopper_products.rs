@@ -5,6 +5,7 @@ use crate::typed::{read_typed, rounded, typed};
 use avion_kernels::FloatKind;
 use avion_kernels::activation::{Activation, reference, sums_len};
 use avion_kernels::gemm::hopper::{self, ProductShape};
+use avion_kernels::gemm::{self, Operand, Problem};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -30,9 +31,11 @@ fn shapes() -> Vec<(ProductShape, f64)> {
 /// `a b` in f64 for `b` as `[n, k]` or, with `k_first`, `[k, n]`.
 fn product(a: &[f32], b: &[f32], shape: &ProductShape, k_first: bool) -> Vec<f64> {
     let ProductShape { m, n, k, .. } = *shape;
-    let at = |i: usize, j: usize| if k_first { b[j * n + i] } else { b[i * k + j] };
-    let dot = |row: usize, i: usize| (0..k).map(|j| f64::from(a[row * k + j]) * f64::from(at(i, j))).sum();
-    (0..m * n).map(|place| dot(place / n, place % n)).collect()
+    let b_lies = if k_first { Operand::matrix(n) } else { Operand::matrix(k).transposed() };
+    let mut out = vec![0.0; m * n];
+    let (a, b) = ((a, Operand::matrix(k)), (b, b_lies));
+    gemm::reference(Problem::single(m, n, k), 1.0, a, b, (&mut out, Operand::matrix(n)));
+    out
 }
 
 /// a, b and a bias, whose product reaches both of an activation's tails.

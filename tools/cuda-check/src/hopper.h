@@ -195,6 +195,11 @@ static float* emu_in_flight(float* target, size_t count, bool accumulate) {
 }
 template <class T, size_t N> static void pin(T (&)[N]) {}
 
+// Of an operand in shared memory, in rows of 128 bytes.
+static float emu_operand(u32 start, u32 row, u32 column) {
+  return emu_at<emu_element>(emu_swizzled(start + row / 8 * 1024 + row % 8 * 128 + 2 * column));
+}
+
 // A warp's 16 rows of d[64, N] += a[64, 16] b[16, N].
 template <int N, int TRANSPOSED> struct Multiply {
   static void run(float (&d)[N / 2], const u32* a, u32 b, int accumulate) {
@@ -213,8 +218,7 @@ template <int N, int TRANSPOSED> struct Multiply {
       float sums[2];
       for (unsigned half = 0; half < 2; half++) sums[half] = out[i / 2 * 4 + 2 * half + i % 2];
       for (unsigned k = 0; k < 16; k++) {
-        unsigned row = TRANSPOSED ? k : column, byte = 2 * (TRANSPOSED ? column : k);
-        float right = emu_at<emu_element>(emu_swizzled(start + row / 8 * 1024 + row % 8 * 128 + byte));
+        float right = TRANSPOSED ? emu_operand(start, k, column) : emu_operand(start, column, k);
         for (unsigned half = 0; half < 2; half++) sums[half] += left[half][k] * right;
       }
       for (unsigned half = 0; half < 2; half++) out[i / 2 * 4 + 2 * half + i % 2] = sums[half];
@@ -226,14 +230,12 @@ template <int N, int TRANSPOSED> struct Multiply {
 template <int TRANSPOSED_B, size_t R> static void multiply_shared(float (&d)[R], u32 a, u32 b, int accumulate) {
   unsigned lane = emu_lane(), warp = emu_current % 128 / 32;
   u32 left = (a & 0x3fff) << 4, right = (b & 0x3fff) << 4, block = (b >> 16 & 0x3fff) << 4;
-  auto at = [](u32 start, u32 row, u32 column) {
-    return (float)emu_at<emu_element>(emu_swizzled(start + row / 8 * 1024 + row % 8 * 128 + 2 * column));
-  };
   float* out = emu_in_flight(d, R, accumulate);
   for (unsigned i = 0; i < R; i++) {
     unsigned column = i / 4 * 8 + lane % 4 * 2 + i % 2, row = warp * 16 + lane / 4 + i / 2 % 2 * 8;
     for (unsigned k = 0; k < 16; k++)
-      out[i] += at(left, row, k) * (TRANSPOSED_B ? at(right + column / 64 * block, k, column % 64) : at(right, column, k));
+      out[i] += emu_operand(left, row, k) *
+                (TRANSPOSED_B ? emu_operand(right + column / 64 * block, k, column % 64) : emu_operand(right, column, k));
   }
 }
 
