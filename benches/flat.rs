@@ -80,8 +80,10 @@ fn optimizers(client: &Client) {
     let (params, grads) = (upload(client, &p0), upload(client, &g0));
     let state = [client.empty(len * 4), client.empty(len * 4)];
     let copy = client.empty(len * 2);
-    let treatment: Vec<f32> = (0..len / BLOCK).flat_map(|b| [1.0, if b % 2 == 0 { 0.01 } else { 0.0 }]).collect();
-    let treatment = upload(client, &treatment);
+    let [leaving, clearing] = [0.0, 1.0].map(|clear| {
+        let treatment = (0..len / BLOCK).flat_map(|b| [1.0, if b % 2 == 0 { 0.01 } else { 0.0 }, clear, 0.0]);
+        upload(client, &treatment.collect::<Vec<f32>>())
+    });
     let zeros = [0.0f32; grad_norm::STATS_LEN];
     let stats = upload(client, &zeros);
 
@@ -112,14 +114,13 @@ fn optimizers(client: &Client) {
         10,
     );
 
-    let buffers = |states: usize, clear_grads: bool| OptimizerBuffers {
+    let buffers = |states: usize, treatment: &Handle| OptimizerBuffers {
         params: params.clone(),
         grads: grads.clone(),
         state: state[..states].to_vec(),
         treatment: treatment.clone(),
         stats: stats.clone(),
         copy: Some((copy.clone(), FloatKind::Bf16)),
-        clear_grads,
         len,
     };
     let reset = || {
@@ -163,15 +164,15 @@ fn optimizers(client: &Client) {
     ];
     for (name, states, update, element) in rules {
         reset();
-        update(&buffers(states, false));
+        update(&buffers(states, &leaving));
         let got = read(client, &params);
         let expected = (0..len).filter(sample).map(|i| element(p0[i].into(), f64::from(g0[i]) * factor, decay(i)));
         verdict(name, (0..len).filter(sample).map(|i| got[i]), expected, 1e-6);
         // Read p, g and the states, write p and the states, and the copy: then the gradients too.
         let bytes = 8 + 4 + 8 * states + 2;
-        report(name, time(client, 20, || update(&buffers(states, false))), bytes);
+        report(name, time(client, 20, || update(&buffers(states, &leaving))), bytes);
     }
-    let (seconds, b) = (time(client, 20, || drop(adamw::adamw(client, &buffers(2, true), a))), 34);
+    let (seconds, b) = (time(client, 20, || drop(adamw::adamw(client, &buffers(2, &clearing), a))), 34);
     report("adamw, clearing gradients", seconds, b);
 }
 

@@ -3,7 +3,7 @@
 //! Source: Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2; numerics as `torch.optim.AdamW`
 //! (decoupled decay first, then `p -= lr / bias1 * m / (sqrt(v) / sqrt(bias2) + eps)`).
 
-use super::{BLOCK_VECTORS, Four, LANES, OptimizerBuffers, Two, store_weights};
+use super::{BLOCK_VECTORS, Four, LANES, OptimizerBuffers, clear_gradients, store_weights};
 use crate::{KernelError, with_float};
 use cubecl::prelude::*;
 
@@ -23,7 +23,7 @@ fn adamw_kernel<C: Float>(
     grads: &mut Array<Vector<f32, Four>>,
     moment1: &mut Array<Vector<f32, Four>>,
     moment2: &mut Array<Vector<f32, Four>>,
-    treatment: &Array<Vector<f32, Two>>,
+    treatment: &Array<Vector<f32, Four>>,
     stats: &Array<f32>,
     copy: &mut Array<Vector<C, Four>>,
     vectors: u32,
@@ -32,7 +32,6 @@ fn adamw_kernel<C: Float>(
     beta2: f32,
     eps: f32,
     #[comptime] with_copy: bool,
-    #[comptime] clear: bool,
 ) {
     let i = ABSOLUTE_POS;
     if i < vectors as usize {
@@ -41,6 +40,7 @@ fn adamw_kernel<C: Float>(
         let v = moment2[i];
         let g = grads[i] * Vector::new(stats[1usize]);
         let own = treatment[i / BLOCK_VECTORS];
+        clear_gradients(grads, i, own);
         let lr = lr * own[0usize];
         let m = Vector::new(beta1) * m + Vector::new(1.0 - beta1) * g;
         let v = Vector::new(beta2) * v + Vector::new(1.0 - beta2) * g * g;
@@ -51,9 +51,6 @@ fn adamw_kernel<C: Float>(
             moment2[i] = v;
             let p = decayed - Vector::new(lr / stats[4usize]) * m / denominator;
             store_weights::<C>(params, copy, i, p, with_copy);
-        }
-        if comptime!(clear) {
-            grads[i] = Vector::new(0.0);
         }
     }
 }
@@ -91,7 +88,6 @@ pub fn adamw<R: Runtime>(
             step.beta2,
             step.eps,
             buffers.copy.is_some(),
-            buffers.clear_grads,
         )
     });
     Ok(())

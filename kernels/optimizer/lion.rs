@@ -5,7 +5,7 @@
 //! Source: Chen et al. 2023, arXiv:2302.06675, algorithm 2 (betas 0.9 and 0.99 there; learning rates 3 to 10 times
 //! smaller than AdamW's, decay as much larger).
 
-use super::{BLOCK_VECTORS, Four, LANES, OptimizerBuffers, Two, store_weights};
+use super::{BLOCK_VECTORS, Four, LANES, OptimizerBuffers, clear_gradients, store_weights};
 use crate::{KernelError, with_float};
 use cubecl::prelude::*;
 
@@ -23,7 +23,7 @@ fn lion_kernel<C: Float>(
     params: &mut Array<Vector<f32, Four>>,
     grads: &mut Array<Vector<f32, Four>>,
     momentum: &mut Array<Vector<f32, Four>>,
-    treatment: &Array<Vector<f32, Two>>,
+    treatment: &Array<Vector<f32, Four>>,
     stats: &Array<f32>,
     copy: &mut Array<Vector<C, Four>>,
     vectors: u32,
@@ -31,7 +31,6 @@ fn lion_kernel<C: Float>(
     beta1: f32,
     beta2: f32,
     #[comptime] with_copy: bool,
-    #[comptime] clear: bool,
 ) {
     let i = ABSOLUTE_POS;
     if i < vectors as usize {
@@ -39,6 +38,7 @@ fn lion_kernel<C: Float>(
         let m = momentum[i];
         let g = grads[i] * Vector::new(stats[1usize]);
         let own = treatment[i / BLOCK_VECTORS];
+        clear_gradients(grads, i, own);
         let lr = lr * own[0usize];
         let direction = Vector::<f32, Four>::new(beta1) * m + Vector::new(1.0 - beta1) * g;
         let mut sign = Vector::<f32, Four>::new(0.0);
@@ -51,9 +51,6 @@ fn lion_kernel<C: Float>(
             momentum[i] = Vector::new(beta2) * m + Vector::new(1.0 - beta2) * g;
             let p = p * Vector::new(1.0 - lr * own[1usize]) - Vector::new(lr) * sign;
             store_weights::<C>(params, copy, i, p, with_copy);
-        }
-        if comptime!(clear) {
-            grads[i] = Vector::new(0.0);
         }
     }
 }
@@ -88,7 +85,6 @@ pub fn lion<R: Runtime>(
             step.beta1,
             step.beta2,
             buffers.copy.is_some(),
-            buffers.clear_grads,
         )
     });
     Ok(())

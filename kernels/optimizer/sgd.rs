@@ -5,7 +5,7 @@
 //!
 //! Source: Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning".
 
-use super::{BLOCK_VECTORS, Four, LANES, OptimizerBuffers, Two, store_weights};
+use super::{BLOCK_VECTORS, Four, LANES, OptimizerBuffers, clear_gradients, store_weights};
 use crate::{KernelError, with_float};
 use cubecl::prelude::*;
 
@@ -31,7 +31,7 @@ fn sgd_kernel<C: Float>(
     params: &mut Array<Vector<f32, Four>>,
     grads: &mut Array<Vector<f32, Four>>,
     buffer: &mut Array<Vector<f32, Four>>,
-    treatment: &Array<Vector<f32, Two>>,
+    treatment: &Array<Vector<f32, Four>>,
     stats: &Array<f32>,
     copy: &mut Array<Vector<C, Four>>,
     vectors: u32,
@@ -40,13 +40,13 @@ fn sgd_kernel<C: Float>(
     #[comptime] with_momentum: bool,
     #[comptime] nesterov: bool,
     #[comptime] with_copy: bool,
-    #[comptime] clear: bool,
 ) {
     let i = ABSOLUTE_POS;
     if i < vectors as usize {
         let p = params[i];
         let own = treatment[i / BLOCK_VECTORS];
         let g = grads[i] * Vector::new(stats[1usize]) + Vector::new(own[1usize]) * p;
+        clear_gradients(grads, i, own);
         let mut direction = g;
         let mut b = g;
         if comptime!(with_momentum) {
@@ -62,9 +62,6 @@ fn sgd_kernel<C: Float>(
             }
             let p = p - Vector::new(lr * own[0usize]) * direction;
             store_weights::<C>(params, copy, i, p, with_copy);
-        }
-        if comptime!(clear) {
-            grads[i] = Vector::new(0.0);
         }
     }
 }
@@ -102,7 +99,6 @@ pub fn sgd<R: Runtime>(
             step.states() > 0,
             step.nesterov,
             buffers.copy.is_some(),
-            buffers.clear_grads,
         )
     });
     Ok(())

@@ -227,7 +227,7 @@ fn check_adamw<R: Runtime>(client: &ComputeClient<R>, kind: FloatKind) -> Result
     let step = adamw::AdamwStep { lr: 1e-2, beta1: 0.9, beta2: 0.98, eps: 1e-8 };
     // Statistics as `grad_norm` leaves them at the third update.
     let stats = [1.0, 1.0, 1.0, 3.0, 1.0 - 0.9f32.powi(3), (1.0 - 0.98f32.powi(3)).sqrt()];
-    let treatment = [[1.0f32, 0.1], [0.5, 0.0], [1.0, 0.1]];
+    let treatment = [[1.0f32, 0.1, 0.0, 0.0], [0.5, 0.0, 1.0, 0.0], [1.0, 0.1, 1.0, 0.0]];
     let f32s = |data: &[f32]| upload(client, data, FloatKind::F32);
     let weights = f32s(&params);
     // Without a 16-bit copy in f32: there the master weights themselves are compared.
@@ -240,13 +240,12 @@ fn check_adamw<R: Runtime>(client: &ComputeClient<R>, kind: FloatKind) -> Result
         treatment: f32s(&treatment.concat()),
         stats: f32s(&stats),
         copy,
-        clear_grads: false,
         len,
     };
     adamw::adamw(client, &buffers, step).map_err(refused)?;
     let expected: Vec<f64> = (0..len)
         .map(|i| {
-            let [factor, decay] = treatment[i / BLOCK];
+            let [factor, decay, ..] = treatment[i / BLOCK];
             let lr = step.lr * factor;
             let [p, g, m, v] = [params[i], grads[i], moment1[i], moment2[i]].map(f64::from);
             adamw::reference(p, g, m, v, [lr.into(), decay.into()], &step, 3).0

@@ -5,7 +5,7 @@ use crate::device::DeviceError;
 use crate::model::params::ParamStore;
 use avion_kernels::grad_norm::{STATS_LEN, grad_norm};
 use avion_kernels::optimizer::{
-    OptimizerBuffers,
+    OptimizerBuffers, TREATMENTS,
     adamw::{AdamwStep, adamw},
     lion::{LionStep, lion},
     sgd::{SgdStep, sgd},
@@ -62,11 +62,13 @@ impl Optimizer {
             vec![zeros; names.len()]
         });
         debug_assert_eq!(state.len(), names.len());
-        // Learning-rate factor and weight decay.
-        let table: Vec<[f32; 2]> = params.per_block(|spec| match (spec.trainable, spec.decay) {
-            (true, true) => [spec.lr_scale, config.weight_decay as f32],
-            (true, false) => [spec.lr_scale, 0.0],
-            (false, _) => [0.0, 0.0],
+        let table: Vec<[f32; TREATMENTS]> = params.per_block(|spec| {
+            let [factor, decay] = match (spec.trainable, spec.decay) {
+                (true, true) => [spec.lr_scale, config.weight_decay as f32],
+                (true, false) => [spec.lr_scale, 0.0],
+                (false, _) => [0.0, 0.0],
+            };
+            [factor, decay, 1.0, 0.0]
         });
         let mut stats = [0.0f32; STATS_LEN];
         stats[3] = updates as f32;
@@ -94,7 +96,6 @@ impl Optimizer {
             treatment: self.treatment.clone(),
             stats: self.stats.clone(),
             copy: params.copy().zip(crate::ops::tensor::float_kind(params.compute_dtype())),
-            clear_grads: true,
             len: params.len(),
         };
         let (lr, [beta1, beta2]) = (lr as f32, config.betas.map(|beta| beta as f32));

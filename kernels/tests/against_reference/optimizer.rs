@@ -5,7 +5,7 @@ use avion_kernels::{
     FloatKind, Handle, flat,
     grad_norm::{self, STATS_LEN},
     optimizer::{
-        BLOCK, OptimizerBuffers,
+        BLOCK, OptimizerBuffers, TREATMENTS,
         adamw::{self, AdamwStep},
         lion::{self, LionStep},
         sgd::{self, SgdStep},
@@ -129,8 +129,10 @@ impl Trial {
         }
     }
 
-    fn buffers(&self, grads: &Handle, finite: bool, clear_grads: bool) -> OptimizerBuffers {
-        let treatment: Vec<f32> = (0..self.blocks).flat_map(|block| GROUPS[block % 3]).collect();
+    /// `clear`: whether a block's gradients are to be cleared.
+    fn buffers(&self, grads: &Handle, finite: bool, clear: fn(usize) -> bool) -> OptimizerBuffers {
+        let treatment = |block: usize| [GROUPS[block % 3][0], GROUPS[block % 3][1], f32::from(clear(block)), f32::NAN];
+        let treatment: Vec<f32> = (0..self.blocks).flat_map(treatment).collect();
         let bias = |beta: f64| 1.0 - beta.powi(self.updates);
         let corrections = [bias(0.9) as f32, bias(0.999).sqrt() as f32];
         let stats = [1.0, FACTOR, f32::from(finite), self.updates as f32, corrections[0], corrections[1]];
@@ -141,7 +143,6 @@ impl Trial {
             treatment: upload(&self.client, &treatment),
             stats: upload(&self.client, &stats),
             copy: self.copy.clone(),
-            clear_grads,
             len: self.blocks * BLOCK,
         }
     }
@@ -155,10 +156,13 @@ impl Trial {
         let g = values(&mut self.rng, self.blocks * BLOCK);
         let grads = upload(&self.client, &g);
         // A step that must change nothing, then the real one, then one that only clears.
-        update(&self.client, &self.buffers(&grads, false, false));
+        update(&self.client, &self.buffers(&grads, false, |_| false));
         assert_eq!(read_f32(&self.client, grads.clone()), g, "gradients are kept when nobody clears them");
-        update(&self.client, &self.buffers(&grads, true, false));
-        update(&self.client, &self.buffers(&grads, false, true));
+        update(&self.client, &self.buffers(&grads, true, |block| block % 2 == 1));
+        let kept = |(i, g): (usize, &f32)| if i / BLOCK % 2 == 1 { 0.0 } else { *g };
+        let kept: Vec<f32> = g.iter().enumerate().map(kept).collect();
+        assert_eq!(read_f32(&self.client, grads.clone()), kept, "gradients are cleared in the blocks that ask for it");
+        update(&self.client, &self.buffers(&grads, false, |block| block % 2 == 0));
         assert!(read_f32(&self.client, grads).iter().all(|v| *v == 0.0), "gradients are cleared when asked");
         for (i, (now, noise)) in self.expected.iter_mut().enumerate() {
             let [lr, decay] = GROUPS[i / BLOCK % 3].map(f64::from);
@@ -227,8 +231,8 @@ fn lion_matches_reference_over_steps_and_groups() {
 fn lion_leaves_a_weight_without_gradient_alone() {
     let trial = Trial::new(8, 1, 1);
     let grads = upload(&trial.client, &[0.0; BLOCK]);
-    let buffers =
-        OptimizerBuffers { treatment: upload(&trial.client, &[1.0, 0.0]), ..trial.buffers(&grads, true, false) };
+    let treatment = upload(&trial.client, &[1.0, 0.0, 0.0, 0.0]);
+    let buffers = OptimizerBuffers { treatment, ..trial.buffers(&grads, true, |_| false) };
     let before = read_f32(&trial.client, trial.params.clone());
     lion::lion(&trial.client, &buffers, LionStep { lr: 0.1, beta1: 0.9, beta2: 0.99 }).unwrap();
     assert_eq!(read_f32(&trial.client, trial.params.clone()), before);
@@ -267,16 +271,21 @@ fn sgd_reference_is_torchs() {
 }
 
 #[test]
-fn optimizers_refuse_a_ragged_length_and_missing_state() {
+fn optimizers_refuse_a_ragged_length_and_missing_state_or_treatment() {
     let trial = Trial::new(6, 1, 2);
+    let buffers = || trial.buffers(&trial.params, true, |_| false);
     let step = AdamwStep { lr: 0.0, beta1: 0.9, beta2: 0.9, eps: 1e-8 };
-    let ragged = OptimizerBuffers { len: 255, ..trial.buffers(&trial.params, true, false) };
+    let ragged = OptimizerBuffers { len: 255, ..buffers() };
     let error = adamw::adamw(&trial.client, &ragged, step).unwrap_err().to_string();
     assert!(error.contains("multiple of 256") && error.contains("255"), "{error}");
+    let treatment = upload(&trial.client, &[1.0; TREATMENTS - 1]);
+    let untreated = OptimizerBuffers { treatment, ..buffers() };
+    let error = adamw::adamw(&trial.client, &untreated, step).unwrap_err().to_string();
+    assert!(error.contains("treatment: expected at least 4 values, got 3"), "{error}");
     let lion = LionStep { lr: 0.0, beta1: 0.9, beta2: 0.99 };
-    let error = lion::lion(&trial.client, &trial.buffers(&trial.params, true, false), lion).unwrap_err().to_string();
+    let error = lion::lion(&trial.client, &buffers(), lion).unwrap_err().to_string();
     assert!(error.contains("lion: state buffers: expected 1, got 2"), "{error}");
     let sgd = SgdStep { lr: 0.0, momentum: 0.0, nesterov: false };
-    let error = sgd::sgd(&trial.client, &trial.buffers(&trial.params, true, false), sgd).unwrap_err().to_string();
+    let error = sgd::sgd(&trial.client, &buffers(), sgd).unwrap_err().to_string();
     assert!(error.contains("expected 0, got 2"), "{error}");
 }

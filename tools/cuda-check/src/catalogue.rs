@@ -11,7 +11,7 @@ use avion_kernels::{
     embedding::{self, Groups},
     flat, grad_norm, layer_norm,
     masking::{self, MaskKind, MaskShape, TubeletGrid},
-    optimizer::{self, BLOCK, OptimizerBuffers},
+    optimizer::{self, BLOCK, OptimizerBuffers, TREATMENTS},
     patch_ingest::{self, PatchGrid, PixelNorm},
     pool,
     reduce::Split,
@@ -289,10 +289,9 @@ fn update<R: Runtime>(client: &ComputeClient<R>) -> Result<(), KernelError> {
             params: buffers.f32s(PARAMETERS),
             grads: gradient.clone(),
             state: (0..states).map(|_| buffers.f32s(PARAMETERS)).collect(),
-            treatment: buffers.f32s(PARAMETERS / BLOCK * 2),
+            treatment: buffers.f32s(PARAMETERS / BLOCK * TREATMENTS),
             stats: stats.clone(),
             copy: copy.map(|kind| (buffers.of(PARAMETERS, kind), kind)),
-            clear_grads: true,
             len: PARAMETERS,
         };
         optimizer::adamw::adamw(client, &with_states(2), adamw)?;
