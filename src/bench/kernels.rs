@@ -25,7 +25,7 @@ pub enum Kind {
     Forward,
     /// `dy W`.
     InputGradient,
-    /// `dy^T x`, f32, accumulating.
+    /// `dy^T x`, f32, written, as a step's first.
     WeightGradient,
 }
 
@@ -46,8 +46,7 @@ pub fn product<R: CubeRuntime>(
         Kind::Forward => multiply(ws, &vx, &vw.clone().transposed(), &vy, Epilogue::default()),
         Kind::InputGradient => multiply(ws, &vy, &vw, &vx, Epilogue::default()),
         Kind::WeightGradient => {
-            let accumulate = Epilogue { accumulate: true, ..Epilogue::default() };
-            multiply(ws, &vy.clone().transposed(), &vx, &View::of(&gradient), accumulate);
+            multiply(ws, &vy.clone().transposed(), &vx, &View::of(&gradient), Epilogue::default());
         }
     })?;
     let words = match kind {

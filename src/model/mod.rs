@@ -2,6 +2,7 @@
 
 mod ask;
 pub mod clip;
+mod gradient;
 pub mod init;
 mod ledger;
 pub mod memory;

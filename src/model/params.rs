@@ -4,6 +4,7 @@
 //! starts at a multiple of 256 elements, so views satisfy every runtime's alignment (512 bytes in bf16) and each block
 //! of 256 elements belongs to one optimizer group.
 
+use super::gradient::Gradient;
 use crate::ops::gemm::View;
 use crate::ops::tensor::{T, contiguous, float_kind, tensor};
 use crate::ops::workspace::{Matrix, Workspace};
@@ -12,6 +13,11 @@ use burn::tensor::{DType, Shape};
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::ComputeClient;
 use std::ops::Range;
+use std::sync::Arc;
+
+/// Values from which a matrix's gradient is left by the optimizer for the next step to write over. Where something is added
+/// to it instead, it takes a launch to clear it: below this, that costs more than writing saves.
+const LEFT_FROM: usize = 1 << 16;
 
 /// How a parameter starts when nothing is loaded.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -66,6 +72,12 @@ impl ParamSpec {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Whether the optimizer leaves its gradient as it is, for the next step's first product to be written over: large
+    /// matrices, whose gradients are products. A frozen parameter's gradient is zero, and stays so.
+    pub fn leaves_gradient(&self) -> bool {
+        self.trainable && self.shape.len() >= 2 && self.len() >= LEFT_FROM
+    }
 }
 
 /// One parameter as a layer sees it: f32 value, value in the compute type, and its gradient.
@@ -74,6 +86,8 @@ pub struct Weight<R: CubeRuntime> {
     value: CubeTensor<R>,
     compute: CubeTensor<R>,
     gradient: Handle,
+    /// That of the whole parameter, of which this may be a slice.
+    whole: Arc<Gradient>,
 }
 
 impl<R: CubeRuntime> Weight<R> {
@@ -87,7 +101,7 @@ impl<R: CubeRuntime> Weight<R> {
         tensor(self.compute.clone())
     }
 
-    /// The f32 master value, the value in the compute type, and the f32 gradient, each without gaps.
+    /// The f32 master value and the value in the compute type, each without gaps.
     pub fn value_handle(&self) -> &Handle {
         &self.value.handle
     }
@@ -96,8 +110,20 @@ impl<R: CubeRuntime> Weight<R> {
         &self.compute.handle
     }
 
+    /// The f32 gradient without gaps, to be added to or read by what is queued next.
     pub fn gradient_handle(&self) -> &Handle {
+        self.whole.settle(&self.value.client);
         &self.gradient
+    }
+
+    /// The same for a product over all its elements, to be queued next, and whether it has to be added: else it has to be
+    /// written over what lies there.
+    pub fn gradient_to_write(&self) -> (&Handle, bool) {
+        // A product over a slice would leave the rest of the parameter as it was.
+        if self.whole.is_whole(self.value.meta.shape().num_elements()) {
+            return (&self.gradient, !self.whole.take_stale());
+        }
+        (self.gradient_handle(), true)
     }
 
     /// Rows and columns of a matrix; a vector is one row.
@@ -122,24 +148,23 @@ impl<R: CubeRuntime> Weight<R> {
     pub fn slice(&self, range: Range<usize>) -> Self {
         let (shape, len) = (self.value.meta.shape(), self.value.meta.shape().num_elements());
         let row = len / shape[0];
-        let cut = |handle: &Handle, size: usize| {
-            let (before, after) = (range.start * row * size, len - range.end * row);
-            handle.clone().offset_start(before as u64).offset_end((after * size) as u64)
-        };
-        let part = |tensor: &CubeTensor<R>| {
+        let cut = |handle: &Handle, size: usize| part(handle, range.start * row..range.end * row, len, size);
+        let tensor = |tensor: &CubeTensor<R>| {
             let mut dims: Vec<usize> = tensor.meta.shape().iter().copied().collect();
             dims[0] = range.len();
             let handle = cut(&tensor.handle, tensor.dtype.size());
             let (client, device) = (tensor.client.clone(), tensor.device.clone());
             CubeTensor::new_contiguous(client, device, Shape::from(dims), handle, tensor.dtype)
         };
-        Weight { value: part(&self.value), compute: part(&self.compute), gradient: cut(&self.gradient, 4) }
+        let (value, compute) = (tensor(&self.value), tensor(&self.compute));
+        Weight { value, compute, gradient: cut(&self.gradient, 4), whole: self.whole.clone() }
     }
 
     /// Adds the sum over the rows of `gradient` (`[rows, len]`) to the gradient.
     pub fn accumulate_columns(&self, ws: &Workspace<R>, gradient: &Matrix) {
         let Matrix { rows, columns, kind, .. } = *gradient;
-        column_sum::column_sum(&ws.client, gradient.handle().clone(), kind, rows, columns, self.gradient.clone());
+        let own = self.gradient_handle().clone();
+        column_sum::column_sum(&ws.client, gradient.handle().clone(), kind, rows, columns, own);
     }
 
     /// Adds `gradient`, f32, as many elements as the parameter or its first rows, to the gradient.
@@ -150,7 +175,7 @@ impl<R: CubeRuntime> Weight<R> {
         let Some(kind) = float_kind(gradient.dtype) else {
             unreachable!("gradients are f32, f16 or bf16, not {:?}", gradient.dtype)
         };
-        flat::accumulate(&gradient.client, &gradient.handle, kind, &self.gradient, len);
+        flat::accumulate(&gradient.client, &gradient.handle, kind, self.gradient_handle(), len);
     }
 }
 
@@ -164,6 +189,8 @@ pub struct ParamStore<R: CubeRuntime> {
     len: usize,
     values: Handle,
     gradients: Handle,
+    /// Each parameter's part of `gradients`.
+    gradient_of: Vec<Arc<Gradient>>,
     /// The weights in the compute type, when that is not f32.
     copy: Option<Handle>,
     compute_dtype: DType,
@@ -175,9 +202,14 @@ impl<R: CubeRuntime> ParamStore<R> {
         let client = R::client(device);
         let (offsets, len) = layout(&specs);
         let flat_values = pack(&specs, &offsets, len, values);
+        let gradients = exact(&client, |client| client.empty(len * 4));
+        let gradient = |(spec, &start): (&ParamSpec, &usize)| {
+            Arc::new(Gradient::new(part(&gradients, start..start + spec.len(), len, 4), spec.len()))
+        };
         let store = ParamStore {
             values: exact(&client, |client| client.create_from_slice(bytemuck::cast_slice(&flat_values))),
-            gradients: exact(&client, |client| client.empty(len * 4)),
+            gradient_of: specs.iter().zip(&offsets).map(gradient).collect(),
+            gradients,
             copy: (compute_dtype != DType::F32)
                 .then(|| exact(&client, |client| client.empty(len * compute_dtype.size()))),
             client,
@@ -211,15 +243,19 @@ impl<R: CubeRuntime> ParamStore<R> {
         self.compute_dtype
     }
 
-    /// The flat f32 values, gradients, and the compute copy with its type.
+    /// The flat f32 values.
     pub fn values(&self) -> Handle {
         self.values.clone()
     }
 
+    /// The flat f32 gradients, as they are once everything queued so far is done: what was added since the last update, and
+    /// zero where nothing was.
     pub fn gradients(&self) -> Handle {
+        self.gradient_of.iter().for_each(|gradient| gradient.settle(&self.client));
         self.gradients.clone()
     }
 
+    /// The compute copy of the values.
     pub fn copy(&self) -> Option<Handle> {
         self.copy.clone()
     }
@@ -231,10 +267,9 @@ impl<R: CubeRuntime> ParamStore<R> {
     pub fn weight(&self, name: &str) -> Weight<R> {
         let index = self.specs.iter().position(|spec| spec.name == name);
         let index = index.unwrap_or_else(|| unreachable!("the model has no parameter `{name}`"));
+        let (start, len) = (self.offsets[index], self.specs[index].len());
         let view = |handle: &Handle, dtype: DType| {
-            let start = self.offsets[index] * dtype.size();
-            let end = (self.offsets[index] + self.specs[index].len()) * dtype.size();
-            let handle = handle.clone().offset_start(start as u64).offset_end((self.len * dtype.size() - end) as u64);
+            let handle = part(handle, start..start + len, self.len, dtype.size());
             let shape = match self.specs[index].shape.as_slice() {
                 [] => Shape::new([1]),
                 dims => Shape::from(dims.to_vec()),
@@ -246,12 +281,23 @@ impl<R: CubeRuntime> ParamStore<R> {
             Some(copy) => view(copy, self.compute_dtype),
             None => value.clone(),
         };
-        Weight { gradient: view(&self.gradients, DType::F32).handle, value, compute }
+        let whole = self.gradient_of[index].clone();
+        Weight { value, compute, gradient: whole.handle.clone(), whole }
     }
 
-    /// Sets every gradient to zero; the optimizer does this in its own pass.
+    /// Sets every gradient to zero, by one pass over all of them.
     pub fn clear_gradients(&self) {
+        for gradient in &self.gradient_of {
+            gradient.take_stale();
+        }
         flat::clear(&self.client, &self.gradients, self.len);
+    }
+
+    /// After an update that has cleared the gradients of all parameters but those that
+    /// [leave theirs](ParamSpec::leaves_gradient): these count as zero from here on.
+    pub fn leave_gradients(&self) {
+        let left = self.specs.iter().zip(&self.gradient_of).filter(|(spec, _)| spec.leaves_gradient());
+        left.for_each(|(_, gradient)| gradient.leave());
     }
 
     /// Rewrites the compute copy from the values; the optimizer does this in its own pass.
@@ -286,6 +332,12 @@ impl<R: CubeRuntime> ParamStore<R> {
         }
         table
     }
+}
+
+/// Elements `range` of a buffer of `len` elements of `size` bytes.
+fn part(buffer: &Handle, range: Range<usize>, len: usize, size: usize) -> Handle {
+    let (before, after) = (range.start * size, (len - range.end) * size);
+    buffer.clone().offset_start(before as u64).offset_end(after as u64)
 }
 
 /// Start of each parameter and total length, each rounded up to whole blocks.

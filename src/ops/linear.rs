@@ -65,14 +65,19 @@ pub(super) fn input_gradient_into<R: CubeRuntime>(ws: &Workspace<R>, dy: &Matrix
     multiply(ws, &View::of(dy), &weight.view(), &View::of(dx), Epilogue::default());
 }
 
-/// Adds the weight's gradient, `dy^T x`, to what has been added before.
+/// Adds the weight's gradient, `dy^T x`, to what the step has added before; its first product is written, not added.
 ///
 /// # Shapes
 /// - `x`: `[rows, in]`, the forward pass's input; `dy`: `[rows, out]`
 pub fn weight_gradient<R: CubeRuntime>(ws: &Workspace<R>, x: &Matrix, dy: &Matrix, weight: &Weight<R>) {
-    let gradient = View::new(weight.gradient_handle(), weight.rows(), weight.columns(), FloatKind::F32);
-    let accumulate = Epilogue { accumulate: true, ..Epilogue::default() };
-    multiply(ws, &View::of(dy).transposed(), &View::of(x), &gradient, accumulate);
+    add_product(ws, &View::of(dy).transposed(), &View::of(x), weight);
+}
+
+/// Adds `a b`, as large as the weight, to its gradient.
+fn add_product<R: CubeRuntime>(ws: &Workspace<R>, a: &View, b: &View, weight: &Weight<R>) {
+    let (gradient, accumulate) = weight.gradient_to_write();
+    let gradient = View::new(gradient, weight.rows(), weight.columns(), FloatKind::F32);
+    multiply(ws, a, b, &gradient, Epilogue { accumulate, ..Epilogue::default() });
 }
 
 /// `x W` with weights `[in, out]`: the projections into the shared space, stored as OpenAI stores them.
@@ -84,9 +89,7 @@ pub fn project<R: CubeRuntime>(ws: &Workspace<R>, x: &Matrix, weight: &Weight<R>
 
 /// Backward of [`project`]: adds the weight's gradient and returns the input's.
 pub fn project_backward<R: CubeRuntime>(ws: &Workspace<R>, x: &Matrix, dy: &Matrix, weight: &Weight<R>) -> Matrix {
-    let gradient = View::new(weight.gradient_handle(), weight.rows(), weight.columns(), FloatKind::F32);
-    let accumulate = Epilogue { accumulate: true, ..Epilogue::default() };
-    multiply(ws, &View::of(x).transposed(), &View::of(dy), &gradient, accumulate);
+    add_product(ws, &View::of(x).transposed(), &View::of(dy), weight);
     let dx = ws.matrix(dy.rows, weight.rows());
     multiply(ws, &View::of(dy), &weight.view().transposed(), &View::of(&dx), Epilogue::default());
     dx

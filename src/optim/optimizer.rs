@@ -1,4 +1,5 @@
-//! The update over the flat buffers of a [`ParamStore`]: three launches a step, whatever the number of parameters.
+//! The update over the flat buffers of a [`ParamStore`]: three launches a step, whatever the number of parameters, and one
+//! for each large matrix that the step gave no gradient.
 
 use crate::config::recipe::{OptimConfig, OptimizerKind};
 use crate::device::DeviceError;
@@ -68,7 +69,7 @@ impl Optimizer {
                 (true, false) => [spec.lr_scale, 0.0],
                 (false, _) => [0.0, 0.0],
             };
-            [factor, decay, 1.0, 0.0]
+            [factor, decay, f32::from(!spec.leaves_gradient()), 0.0]
         });
         let mut stats = [0.0f32; STATS_LEN];
         stats[3] = updates as f32;
@@ -81,17 +82,19 @@ impl Optimizer {
     }
 
     /// Norm, clipping and update from `factor` times the gradients in `params`, at learning rate `lr`. Queued, not waited for. A
-    /// gradient that is not finite changes no weight and does not count. The gradients are zero afterwards.
+    /// gradient that is not finite changes no weight and does not count. The gradients count as zero afterwards
+    /// ([`ParamStore::leave_gradients`]).
     ///
     /// # Errors
     /// [`KernelError`] when the buffers do not fit the kernel: a bug here, not a user's fault.
     pub fn step<R: CubeRuntime>(&mut self, params: &ParamStore<R>, lr: f64, factor: f32) -> Result<(), KernelError> {
         let (config, client) = (&self.config, &params.client);
         let max_norm = config.clip_grad_norm as f32;
-        grad_norm(client, &params.gradients(), params.len(), factor, max_norm, config.betas, &self.stats);
+        let gradients = params.gradients();
+        grad_norm(client, &gradients, params.len(), factor, max_norm, config.betas, &self.stats);
         let buffers = OptimizerBuffers {
             params: params.values(),
-            grads: params.gradients(),
+            grads: gradients,
             state: self.state.clone(),
             treatment: self.treatment.clone(),
             stats: self.stats.clone(),
@@ -102,14 +105,16 @@ impl Optimizer {
         match config.optimizer {
             OptimizerKind::Adamw => {
                 let step = AdamwStep { lr, beta1, beta2, eps: config.eps as f32 };
-                adamw(client, &buffers, step)
+                adamw(client, &buffers, step)?;
             }
-            OptimizerKind::Lion => lion(client, &buffers, LionStep { lr, beta1, beta2 }),
+            OptimizerKind::Lion => lion(client, &buffers, LionStep { lr, beta1, beta2 })?,
             OptimizerKind::Sgd => {
                 let step = SgdStep { lr, momentum: config.momentum as f32, nesterov: config.nesterov };
-                sgd(client, &buffers, step)
+                sgd(client, &buffers, step)?;
             }
         }
+        params.leave_gradients();
+        Ok(())
     }
 
     /// What the last step saw, `[STATS_LEN]`, f32, on the device: for [`UpdateStats::read`].

@@ -8,6 +8,7 @@ mod clip_parity;
 mod device;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 mod device_parity;
+mod gradients;
 mod memory;
 mod patch_dropout;
 mod scale_on_device;
