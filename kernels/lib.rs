@@ -6,7 +6,7 @@
 //! | [`ingest_wgsl`] | the same with a crop, on wgpu: hand-written WGSL | u8 frames -> tokens | f32 | `ingest_wgsl::reference` |
 //! | [`scale_planes`] | the loader's frames, if they are to be scaled here | planes of a crop -> u8 `[frames, px, px, 3]` | u8 | `scale_planes::reference` |
 //! | [`embedding`] | the text tower's input | ids `[rows]` -> `[rows, width]`; gradient grouped by token | f32, f16, bf16 | `embedding::reference` |
-//! | [`layer_norm`] | every block, with the residual's gradient | `[rows, width]` | f32, f16, bf16 | `layer_norm::reference` |
+//! | [`layer_norm`] | every block, with the residual's gradient; `hopper`: in CUDA C++, widths in steps of 128 | `[rows, width]` | f32, f16, bf16 | `layer_norm::reference` |
 //! | [`attention`] | every block | `[batch, tokens, 3, heads, head_dim]` -> `[batch, tokens, heads * head_dim]` | f32, f16, bf16 | `attention::reference` |
 //! | [`attention::pooled`] | a tower's last block | one query a sample | f32, f16, bf16 | in its test |
 //! | [`activation`] | every MLP | `[rows, columns]`, with the bias's gradient | f32, f16, bf16 | `activation::reference` |

@@ -24,7 +24,8 @@ pub(crate) const BOX_COLUMNS: usize = 64;
 /// Threads of a warpgroup.
 pub(crate) const WARPGROUP: u32 = 128;
 
-/// One way of compiling a kernel; `ptx.cu` asks for the macros `HALF`, `PRODUCER_REGISTERS` and `CONSUMER_REGISTERS`.
+/// One way of compiling a kernel; `ptx.cu` asks for the macro `HALF`, and its `BECOME_..` for `PRODUCER_REGISTERS` and
+/// `CONSUMER_REGISTERS`.
 pub(crate) trait Variant: Debug + Copy + Eq + Hash + Send + Sync + 'static {
     /// [`hash`] of the kernel's texts, so that compiled kernels kept on disk are not taken for newer ones.
     const TEXT: u64;

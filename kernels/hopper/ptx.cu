@@ -119,6 +119,12 @@ __device__ __forceinline__ void copy_box_out(const TensorMap& to, int column, in
     asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
 
+// `bytes`, a multiple of 16, that lie together, both ends aligned to 16.
+__device__ __forceinline__ void copy_bytes_in(u32 to, const void* from, u32 bytes, u32 barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                 ::"r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
+}
+
 // The copies out of this thread have read shared memory; or are done.
 __device__ __forceinline__ void stores_have_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 __device__ __forceinline__ void finish_stores() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
@@ -135,6 +141,16 @@ __device__ __forceinline__ float load_shared(u32 from) {
 __device__ __forceinline__ float2 load_shared_pair(u32 from) {
     float2 out;
     asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(out.x), "=f"(out.y) : "r"(from) : "memory");
+    return out;
+}
+
+__device__ __forceinline__ void store_shared_pair(u32 to, float2 from) {
+    asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(from.x), "f"(from.y) : "memory");
+}
+
+__device__ __forceinline__ uint2 load_shared_8(u32 from) {
+    uint2 out;
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(out.x), "=r"(out.y) : "r"(from) : "memory");
     return out;
 }
 

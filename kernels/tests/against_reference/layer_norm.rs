@@ -12,7 +12,15 @@ use rand_chacha::ChaCha8Rng;
 const EPS: f32 = 1e-5;
 
 /// Odd row counts, widths with and without whole vectors; even products, so that halves fill whole words.
-const SIZES: [(usize, usize); 7] = [(1, 8), (2, 3), (77, 96), (785, 64), (3, 1024), (200, 770), (5, 512)];
+const SIZES: [(usize, usize); 9] =
+    [(1, 8), (2, 3), (77, 96), (785, 64), (3, 1024), (200, 770), (5, 512), (197, 384), (785, 128)];
+
+/// More rows of 384 and of 768 values than this device's kernels have in flight at a time, where they fetch rows ahead: stages of the
+/// ring are used again.
+fn longer(client: &Client) -> [(usize, usize); 2] {
+    let multiprocessors = client.properties().hardware.num_streaming_multiprocessors.unwrap_or(1) as usize;
+    [(15 * multiprocessors * 5 + 4, 384), (7 * multiprocessors * 4 + 3, 768)]
+}
 
 /// Values away from zero mean, as a residual stream's are.
 fn stream(rng: &mut ChaCha8Rng, kind: FloatKind, len: usize) -> Vec<f32> {
@@ -23,7 +31,7 @@ fn stream(rng: &mut ChaCha8Rng, kind: FloatKind, len: usize) -> Vec<f32> {
 #[test]
 fn forward_normalises_rows_and_keeps_their_statistics() {
     let (client, mut rng) = (client(), ChaCha8Rng::seed_from_u64(20));
-    for (rows, width) in SIZES {
+    for (rows, width) in SIZES.into_iter().chain(longer(&client)) {
         for (kind, tolerance) in kinds(&client, 2e-6) {
             let x = stream(&mut rng, kind, rows * width);
             let (gain, bias) = (values(&mut rng, width), values(&mut rng, width));
@@ -149,13 +157,15 @@ fn backward_matches_reference_with_every_combination_of_parts() {
     }
     for (fresh, write_normed, d_sum) in [(true, true, true), (true, false, false), (false, false, true)] {
         for residue in [false, true] {
-            for kind in kinds(&client, 5e-6) {
-                check_backward(&client, &mut rng, (77, 96), kind, Parts { fresh, write_normed, d_sum, residue });
+            for size in [(77, 96), (77, 384), longer(&client)[1]] {
+                for kind in kinds(&client, 5e-6) {
+                    check_backward(&client, &mut rng, size, kind, Parts { fresh, write_normed, d_sum, residue });
+                }
             }
         }
     }
     let parts = Parts { fresh: false, write_normed: true, d_sum: true, residue: true };
-    for size in [(1, 8), (785, 64), (3, 1024)] {
+    for size in [(1, 8), (785, 64), (3, 1024)].into_iter().chain(longer(&client)) {
         for kind in kinds(&client, 5e-6) {
             check_backward(&client, &mut rng, size, kind, parts);
         }
@@ -165,28 +175,31 @@ fn backward_matches_reference_with_every_combination_of_parts() {
 #[test]
 fn backward_repeats_to_the_bit() {
     let (client, mut rng) = (client(), ChaCha8Rng::seed_from_u64(23));
-    let (rows, width) = (785, 96);
-    let [x, dy] = [(); 2].map(|()| values(&mut rng, rows * width));
-    let (gain, stats) = (values(&mut rng, width), values(&mut rng, 2 * rows));
-    let device = |data: &[f32]| upload(&client, data);
-    let run = || {
-        let sums = [(); 3].map(|()| device(&vec![0.0; width]));
-        let args = Backward {
-            x: &device(&x),
-            stats: &device(&stats),
-            gain: &device(&gain),
-            bias: &device(&gain),
-            dy: &device(&dy),
-            gradient: &client.empty(rows * width * 4),
-            residue: None,
-            fresh: true,
-            write_normed: true,
-            d_gain: &sums[0],
-            d_bias: &sums[1],
-            d_sum: Some(&sums[2]),
+    for ((rows, width), (kind, _)) in
+        [(785, 96), (197, 384)].iter().flat_map(|s| kinds(&client, 0.0).into_iter().map(move |k| (*s, k)))
+    {
+        let [x, dy] = [(); 2].map(|()| rounded(kind, &values(&mut rng, rows * width)));
+        let (gain, stats) = (values(&mut rng, width), values(&mut rng, 2 * rows));
+        let device = |data: &[f32]| upload(&client, data);
+        let run = || {
+            let sums = [(); 3].map(|()| device(&vec![0.0; width]));
+            let args = Backward {
+                x: &typed(&client, kind, &x),
+                stats: &device(&stats),
+                gain: &device(&gain),
+                bias: &device(&gain),
+                dy: &typed(&client, kind, &dy),
+                gradient: &client.empty(rows * width * kind.size()),
+                residue: None,
+                fresh: true,
+                write_normed: true,
+                d_gain: &sums[0],
+                d_bias: &sums[1],
+                d_sum: Some(&sums[2]),
+            };
+            layer_norm::backward(&client, &NormShape { rows, width, kind, eps: EPS }, args);
+            sums.map(|handle| read_f32(&client, handle))
         };
-        layer_norm::backward(&client, &NormShape { rows, width, kind: FloatKind::F32, eps: EPS }, args);
-        sums.map(|handle| read_f32(&client, handle))
-    };
-    assert_eq!(run(), run());
+        assert_eq!(run(), run());
+    }
 }

@@ -99,9 +99,14 @@ fn fused_attention<R: Runtime>(
 /// Norms, activations and residuals.
 fn blocks<R: Runtime>(client: &ComputeClient<R>, kind: FloatKind) -> Result<(), KernelError> {
     let buffers = Buffers(client);
-    let widths: &[usize] = if kind == FloatKind::F32 { &[WIDTH] } else { &[512, WIDTH, 1024] };
+    // On Hopper GPUs the last is too wide for the kernels that others have there.
+    let widths: &[usize] = if kind == FloatKind::F32 { &[WIDTH] } else { &[512, WIDTH, 1024, 1280] };
     for &width in widths {
         let shape = layer_norm::NormShape { rows: ROWS, width, kind, eps: 1e-6 };
+        // Their variants are listed by `layer_norm::hopper::sources`.
+        if layer_norm::hopper::supported(client, &shape) {
+            continue;
+        }
         let [x, y, dy, gradient, residue] = [(); 5].map(|()| buffers.of(ROWS * width, kind));
         let [gain, bias, d_gain, d_bias, d_sum] = [(); 5].map(|()| buffers.f32s(width));
         let stats = buffers.f32s(2 * ROWS);

@@ -161,6 +161,7 @@ static ucontext_t emu_first;
 static void (*emu_body)(void**);
 static void** emu_arguments;
 static unsigned char* dynamic_shared_mem;
+static const char* emu_fault;          // what a GPU would not take
 
 static void emu_yield() {
   if (!_setjmp(emu_threads[emu_current].resume)) _longjmp(emu_scheduler, 1);
@@ -404,6 +405,7 @@ static const char* emu_launch(void (*body)(void**), bool switches, void** argume
   unsigned char* memory = (unsigned char*)aligned_alloc(1024, (shared + EMU_GUARD + 1023) / 1024 * 1024);
   dynamic_shared_mem = memory;
   const char* problem = nullptr;
+  emu_fault = nullptr;
   size_t index = 0;
   for (unsigned z = 0; z < grid[2] && !problem; z++)
     for (unsigned y = 0; y < grid[1] && !problem; y++)
@@ -419,6 +421,7 @@ static const char* emu_launch(void (*body)(void**), bool switches, void** argume
         }
         for (size_t i = 0; i < EMU_GUARD; i++)
           if (memory[shared + i] != 0xff) problem = "writes past its shared memory";
+        if (emu_fault) problem = emu_fault;
       }
   free(memory);
   return problem;

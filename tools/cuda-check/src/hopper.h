@@ -10,6 +10,8 @@ struct float2 { float x, y; };
 static float2 make_float2(float x, float y) { return {x, y}; }
 struct float4 { float x, y, z, w; };
 static float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+struct uint2 { u32 x, y; };
+static uint2 make_uint2(u32 x, u32 y) { return {x, y}; }
 struct uint4 { u32 x, y, z, w; };
 static uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
 
@@ -40,6 +42,8 @@ template <class T> static T& emu_at(u32 address) { return *(T*)(dynamic_shared_m
 static u32 emu_swizzled(u32 address) { return address ^ (address >> 7 & 7) << 4; }
 static float load_shared(u32 from) { return emu_at<float>(from); }
 static float2 load_shared_pair(u32 from) { return emu_at<float2>(from); }
+static void store_shared_pair(u32 to, float2 from) { emu_at<float2>(to) = from; }
+static uint2 load_shared_8(u32 from) { return emu_at<uint2>(from); }
 static uint4 load_shared_16(u32 from) { return emu_at<uint4>(from); }
 static void store_shared_16(u32 to, uint4 from) { emu_at<uint4>(to) = from; }
 
@@ -82,10 +86,12 @@ static void fence_async() {}
 
 static emu_barrier emu_named[16];
 static void emu_forget_products();
+static void emu_forget_copies();
 // Once a block, before its threads meet: what the last block left is over.
 static void fence_barrier_init() {
   memset(emu_named, 0, sizeof emu_named);
   emu_forget_products();
+  emu_forget_copies();
 }
 static void bar_arrive(int barrier, int count) { emu_arrive(emu_named[barrier], count); }
 static void bar_sync(int barrier, int count) { emu_meet(emu_named[barrier], count); }
@@ -124,10 +130,39 @@ struct emu_box_copy { TensorMap map; int first[4]; u32 shared, barrier; };
 static std::vector<emu_box_copy> emu_boxes_in, emu_boxes_out[EMU_THREADS];
 static void copy_box_in(u32 to, const TensorMap& from, int column, int row, int batch, u32 barrier) {
   emu_boxes_in.push_back({from, {0, column, row, batch}, to, barrier});
+  emu_progress++;
   emu_box(from, {0, 0, 0, 0}, to, [](u32 shared, unsigned char*) { memset(dynamic_shared_mem + shared, 0xff, 16); });
+}
+struct emu_bytes_copy { u32 to; const void* from; u32 bytes, barrier; };
+static std::vector<emu_bytes_copy> emu_bytes_in;
+static void copy_bytes_in(u32 to, const void* from, u32 bytes, u32 barrier) {
+  if ((to | (u64)from | bytes) & 15) emu_fault = "copies what does not start and end at multiples of 16 bytes";
+  emu_bytes_in.push_back({to, from, bytes, barrier});
+  emu_progress++;  // who waits for it can go on
+  memset(dynamic_shared_mem + to, 0xff, bytes);
+}
+static bool emu_arrive_bytes(u32 barrier) {
+  size_t kept = 0, before = emu_bytes_in.size();
+  for (const emu_bytes_copy& copy : emu_bytes_in) {
+    if (copy.barrier != barrier) {
+      emu_bytes_in[kept++] = copy;
+      continue;
+    }
+    memcpy(dynamic_shared_mem + copy.to, copy.from, copy.bytes);
+    emu_at<emu_mbarrier>(barrier).bytes -= copy.bytes;
+  }
+  emu_bytes_in.resize(kept);
+  if (kept < before) emu_check(emu_at<emu_mbarrier>(barrier));
+  return kept < before;
+}
+static void emu_forget_copies() {
+  if (!emu_boxes_in.empty() || !emu_bytes_in.empty()) emu_fault = "ended before all it copies had come";
+  emu_boxes_in.clear();
+  emu_bytes_in.clear();
 }
 // Those that a barrier waits for; whether there were any.
 static bool emu_arrive_copies(u32 barrier) {
+  if (emu_arrive_bytes(barrier)) return true;
   size_t kept = 0, before = emu_boxes_in.size();
   for (const emu_box_copy& copy : emu_boxes_in) {
     if (copy.barrier != barrier) {

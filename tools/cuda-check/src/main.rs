@@ -99,8 +99,8 @@ fn generated() -> Result<Vec<Recorded>, String> {
 
 /// CUDA C++ written by hand, which only real devices launch.
 fn hand_written() -> Vec<Recorded> {
-    let products = avion_kernels::gemm::hopper::sources();
-    let sources = avion_kernels::attention::hopper::sources().into_iter().chain(products);
+    let (products, norms) = (avion_kernels::gemm::hopper::sources(), avion_kernels::layer_norm::hopper::sources());
+    let sources = avion_kernels::attention::hopper::sources().into_iter().chain(products).chain(norms);
     let recorded = |(variant, source)| Recorded { arch: Arch(90), variant, source, units: 0, shared_memory: 0 };
     sources.map(recorded).collect()
 }
