@@ -9,7 +9,7 @@
 //! specialisation and turns between warpgroups. `hopper/common.cu` describes the design.
 
 use super::AttentionShape;
-use crate::column_sum::column_sum;
+use crate::column_sum::fold;
 use crate::hopper::{self, PTX, WARPGROUP, defines};
 use crate::{FloatKind, Handle, with_float};
 use cubecl::prelude::*;
@@ -40,13 +40,13 @@ impl Pass {
         }
     }
 
-    /// Stationary matrices, f32 values per stationary row, f32 values per streamed row, matrices written: as in the
-    /// kernel's `Layout`.
-    fn shared(self) -> (usize, usize, usize, usize) {
+    /// Stationary matrices, f32 values per stationary row, f32 values per streamed row, matrices written, and summed over their
+    /// columns: as in the kernel's `Layout`.
+    fn shared(self) -> [usize; 5] {
         match self {
-            Pass::Forward => (1, 0, 0, 1),
-            Pass::Query => (3, 1, 0, 1),
-            Pass::KeyValue => (2, 0, 2, 2),
+            Pass::Forward => [1, 0, 0, 1, 0],
+            Pass::Query => [3, 1, 0, 1, 1],
+            Pass::KeyValue => [2, 0, 2, 2, 2],
         }
     }
 }
@@ -105,11 +105,12 @@ impl hopper::Variant for Variant {
 
     /// As in the kernel's `Layout`, plus room to align to 1,024.
     fn shared_bytes(&self) -> usize {
-        let (stationary, row_values, streamed_values, written) = self.pass.shared();
+        let [stationary, row_values, streamed_values, written, summed] = self.pass.shared();
         let rows = self.rows() * ((stationary + written) * 2 * HEAD_DIM + row_values * 4);
+        let sums = summed * self.groups * 4 * HEAD_DIM * 4;
         let tiles = self.stages * self.streamed * (2 * 2 * HEAD_DIM + streamed_values * 4);
         let barriers = (3 * self.stages + 2) * 8;
-        rows + tiles + barriers + 1024
+        rows + sums + tiles + barriers + 1024
     }
 
     fn source(&self) -> String {
@@ -188,8 +189,7 @@ pub(super) fn backward<R: Runtime>(
     let mapped = [(qkv, 3), (output, 1), (d_output, 1), (d_qkv, 3)];
     launch(client, shape, Pass::Query, &mapped, &[lse, delta, sums]);
     launch(client, shape, Pass::KeyValue, &[mapped[0], mapped[2], mapped[3]], &[lse, delta, sums]);
-    let columns = 3 * shape.heads * shape.head_dim;
-    column_sum(client, sums.clone(), FloatKind::F32, shape.sum_rows(), columns, d_bias.clone());
+    fold(client, sums, shape.sum_rows(), 3 * shape.heads * shape.head_dim, [Some(d_bias), None, None]);
 }
 
 /// `mapped` are buffers `[batch, tokens, n, heads, 64]` with their `n`.

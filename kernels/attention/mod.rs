@@ -47,14 +47,14 @@ impl AttentionShape {
         self.batch * self.heads * self.tokens
     }
 
-    /// Elements of [`backward`]'s `sums`: each warp's sums over the 16 rows it has of the gradients, on Hopper GPUs.
+    /// Elements of [`backward`]'s `sums`: each warpgroup's sums over the 64 rows it has of the gradients, on Hopper GPUs.
     pub fn sums_len(&self) -> usize {
         self.sum_rows() * 3 * self.heads * self.head_dim
     }
 
-    /// Rows of `sums`: as many for each clip as whole groups of 64 tokens have warps.
+    /// Rows of `sums`: for each clip as many as warpgroups have rows of it.
     fn sum_rows(&self) -> usize {
-        self.batch * self.tokens.div_ceil(64) * 4
+        self.batch * self.tokens.div_ceil(64)
     }
 
     /// What scores are multiplied by.

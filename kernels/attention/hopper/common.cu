@@ -143,9 +143,10 @@ __device__ __forceinline__ void fold(float (&sums)[16], int lane) {
     }
 }
 
-// Sums over a warp's 16 rows of accumulators [64, 64], times `factor`, to 64 floats; rows from `tokens` on do not count.
-// `own` is the thread's first row. In the end each lane has two neighbouring columns.
-__device__ __forceinline__ void store_column_sums(float* to, const float (&d)[32], float factor, int own, int tokens, int lane) {
+// Sums over a warpgroup's 64 rows of accumulators [64, 64], times `factor`, to 64 floats, by way of shared memory at `by`; rows from
+// `tokens` on do not count. `own` is the thread's first row. What a warp has added up lies in its lanes, two neighbouring columns each.
+__device__ __forceinline__ void store_column_sums(
+    float* to, const float (&d)[32], float factor, int own, int tokens, u32 by, int group, int warp, int lane) {
     float sums[16];
 #pragma unroll
     for (int i = 0; i < 16; i++) {
@@ -155,7 +156,20 @@ __device__ __forceinline__ void store_column_sums(float* to, const float (&d)[32
     fold<8>(sums, lane);
     fold<4>(sums, lane);
     fold<2>(sums, lane);
-    *(float2*)(to + (lane >> 2) * 8 + (lane & 3) * 2) = make_float2(sums[0], sums[1]);
+    store_shared_pair(by + (warp * 64 + (lane >> 2) * 8 + (lane & 3) * 2) * 4, make_float2(sums[0], sums[1]));
+    // Of this warpgroup; barriers from 1 on are for turns. Before it comes here again it takes one, with its other warps, so nothing
+    // is overwritten that is still to be read.
+    static_assert(GROUPS > 1, "else there are no turns");
+    bar_sync(8 + group, 128);
+    if (warp == 0) {
+        float2 all = make_float2(0.0f, 0.0f);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float2 part = load_shared_pair(by + (i * 64 + lane * 2) * 4);
+            all.x += part.x, all.y += part.y;
+        }
+        *(float2*)(to + lane * 2) = all;
+    }
 }
 
 // ---------------------------------------------------------------------------------------------- the pipeline
@@ -187,14 +201,16 @@ struct Place {
     }
 };
 
-// Shared memory: STATIONARY tiles of BLOCK_ROWS rows, STAGES pairs of streamed tiles, OUT tiles on their way out, values of
-// rows, barriers.
-template <int STATIONARY, int VALUES, int STAGE_VALUES, int OUT>
+// Shared memory: STATIONARY tiles of BLOCK_ROWS rows, STAGES pairs of streamed tiles, OUT tiles on their way out, column sums of
+// SUMS of them, values of rows, barriers.
+template <int STATIONARY, int VALUES, int STAGE_VALUES, int OUT, int SUMS>
 struct Layout {
     static constexpr int STATIONARY_BYTES = BLOCK_ROWS * ROW_BYTES;
     static constexpr int STREAM = STATIONARY * STATIONARY_BYTES;
     static constexpr int OUTPUT = STREAM + STAGES * 2 * TILE_BYTES;
-    static constexpr int ROW_VALUES = OUTPUT + OUT * STATIONARY_BYTES;
+    static constexpr int COLUMN_SUMS = OUTPUT + OUT * STATIONARY_BYTES;
+    static constexpr int SUMS_BYTES = 4 * HEAD_DIM * 4;  // of a warpgroup's four warps
+    static constexpr int ROW_VALUES = COLUMN_SUMS + SUMS * GROUPS * SUMS_BYTES;
     static constexpr int STREAM_VALUES = ROW_VALUES + VALUES * BLOCK_ROWS * 4;
     static constexpr int BARRIERS = STREAM_VALUES + STAGES * STAGE_VALUES * STREAMED * 4;
     static constexpr int BYTES = BARRIERS + (3 * STAGES + 2) * 8;
@@ -210,6 +226,7 @@ struct Layout {
     __device__ __forceinline__ u32 output(int i, int group, int warp) const {
         return base + OUTPUT + i * STATIONARY_BYTES + (group * 4 + warp) * BOX_ROWS * ROW_BYTES;
     }
+    __device__ __forceinline__ u32 column_sums(int i, int group) const { return base + COLUMN_SUMS + (i * GROUPS + group) * SUMS_BYTES; }
     __device__ __forceinline__ u32 row_values() const { return base + ROW_VALUES; }
     __device__ __forceinline__ u32 stream_values(u32 stage, int i) const {
         return base + STREAM_VALUES + (stage * STAGE_VALUES + i) * STREAMED * 4;
@@ -287,9 +304,9 @@ __device__ __forceinline__ size_t value_offset(const Shape& shape, const Item& i
     return ((size_t)item.batch * shape.heads + item.head) * shape.tokens;
 }
 
-// Place of a warp's column sums in `[batch, 16-row units, 3, heads, 64]`; every unit of a warpgroup with rows is written.
-__device__ __forceinline__ size_t sums_offset(const Shape& shape, const Item& item, int row, int warp, int which) {
-    u32 units = (shape.tokens + GROUP_ROWS - 1) / GROUP_ROWS * (GROUP_ROWS / 16);
-    size_t unit = (size_t)item.batch * units + row / 16 + warp;
+// Place of a warpgroup's column sums in `[batch, 64-row units, 3, heads, 64]`.
+__device__ __forceinline__ size_t sums_offset(const Shape& shape, const Item& item, int row, int which) {
+    u32 units = (shape.tokens + GROUP_ROWS - 1) / GROUP_ROWS;
+    size_t unit = (size_t)item.batch * units + row / GROUP_ROWS;
     return ((unit * 3 + which) * shape.heads + item.head) * HEAD_DIM;
 }

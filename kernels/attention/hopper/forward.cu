@@ -4,7 +4,7 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
     const __grid_constant__ TensorMap qkv, const __grid_constant__ TensorMap output, const void*, const void*,
     float* __restrict__ lse, const __grid_constant__ Shape shape) {
     extern __shared__ unsigned char dynamic_shared_mem[];
-    Layout<1, 0, 0, 1> shared;
+    Layout<1, 0, 0, 1, 0> shared;
     shared.init(dynamic_shared_mem);
     int group = (int)__shfl_sync(~0u, threadIdx.x / 128, 0) - 1, thread = threadIdx.x % 128;
     int warp = thread / 32, lane = thread % 32;

@@ -5,7 +5,7 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
     const void*, const void*, const void*, const float* __restrict__ lse, const float* __restrict__ delta,
     float* __restrict__ sums, const __grid_constant__ Shape shape) {
     extern __shared__ unsigned char dynamic_shared_mem[];
-    Layout<2, 0, 2, 2> shared;
+    Layout<2, 0, 2, 2, 2> shared;
     shared.init(dynamic_shared_mem);
     int group = (int)__shfl_sync(~0u, threadIdx.x / 128, 0) - 1, thread = threadIdx.x % 128;
     int warp = thread / 32, lane = thread % 32;
@@ -149,8 +149,10 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
                 int column = shape.heads + item.head;
                 store_rows(d_qkv, column, row, item.batch, dk, SCALE, SCALE, shared.output(0, group, warp), warp, lane);
                 store_rows(d_qkv, column + shape.heads, row, item.batch, dv, 1.0f, 1.0f, shared.output(1, group, warp), warp, lane);
-                store_column_sums(sums + sums_offset(shape, item, row, warp, 1), dk, SCALE, own, tokens, lane);
-                store_column_sums(sums + sums_offset(shape, item, row, warp, 2), dv, 1.0f, own, tokens, lane);
+                float* to = sums + sums_offset(shape, item, row, 1);
+                store_column_sums(to, dk, SCALE, own, tokens, shared.column_sums(0, group), group, warp, lane);
+                to = sums + sums_offset(shape, item, row, 2);
+                store_column_sums(to, dv, 1.0f, own, tokens, shared.column_sums(1, group), group, warp, lane);
             }
         }
         if (lane == 0) finish_stores();

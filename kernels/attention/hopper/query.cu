@@ -5,7 +5,7 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
     const __grid_constant__ TensorMap d_qkv, const void*, const void*, const void*, const void*,
     const float* __restrict__ lse, float* __restrict__ delta, float* __restrict__ sums, const __grid_constant__ Shape shape) {
     extern __shared__ unsigned char dynamic_shared_mem[];
-    Layout<3, 1, 0, 1> shared;
+    Layout<3, 1, 0, 1, 1> shared;
     shared.init(dynamic_shared_mem);
     int group = (int)__shfl_sync(~0u, threadIdx.x / 128, 0) - 1, thread = threadIdx.x % 128;
     int warp = thread / 32, lane = thread % 32;
@@ -137,7 +137,8 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + PRODUCERS, 1) avion_
                 pin(dq);
                 if (lane == 0) barrier_arrive(shared.empty(last));
                 store_rows(d_qkv, item.head, row, item.batch, dq, SCALE, SCALE, shared.output(0, group, warp), warp, lane);
-                store_column_sums(sums + sums_offset(shape, item, row, warp, 0), dq, SCALE, own, tokens, lane);
+                float* to = sums + sums_offset(shape, item, row, 0);
+                store_column_sums(to, dq, SCALE, own, tokens, shared.column_sums(0, group), group, warp, lane);
             }
             // Tiles only the other warpgroups needed.
             for (; tile < item.end; tile++, place.advance()) skip_tile(shared, place, group, lane);

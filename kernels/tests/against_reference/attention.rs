@@ -101,6 +101,9 @@ fn attention_matches_reference_over_head_widths() {
         // Long enough for the longest tiles.
         let kind = FloatKind::F16;
         check(AttentionShape { batch: 1, tokens: 1110, heads: 1, head_dim: 64, causal: false, kind });
+        // Blocks that stay get two and three of these each.
+        let multiprocessors = client().properties().hardware.num_streaming_multiprocessors.unwrap_or(1) as usize;
+        check(AttentionShape { batch: multiprocessors + 1, tokens: 77, heads: 2, head_dim: 64, causal: false, kind });
     }
 }
 
