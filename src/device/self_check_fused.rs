@@ -191,9 +191,10 @@ pub(super) fn check_cublaslt<R: Runtime>(
     };
     let accumulate = Epilogue::accumulate;
     let plain = Epilogue::default;
-    // Forward (weights [n, k]) with bias and residual, weight gradient (accumulating, f32), and a batch of heads.
-    let cases: [(&str, Problem, bool, bool, FloatKind, Epilogue); 3] = [
+    // Forward (weights [n, k]) with bias and residual, weight gradients (f32), a step's first and others, and a batch of heads.
+    let cases: [(&str, Problem, bool, bool, FloatKind, Epilogue); 4] = [
         ("forward", Problem::single(m, n, k), false, true, kind, linear()),
+        ("first weight gradient", Problem::single(n, k, m), true, false, FloatKind::F32, plain()),
         ("weight gradient", Problem::single(n, k, m), true, false, FloatKind::F32, accumulate()),
         ("batch", Problem { outer: 3, inner: 2, ..Problem::single(m, n, k) }, false, true, FloatKind::F32, plain()),
     ];

@@ -74,7 +74,7 @@ pub fn contrastive<R: CubeRuntime>(
         if chunk.rows < n {
             multiply_chunk(&chunk);
         }
-        let d_scale = learned.then(|| logit_scale.gradient_handle());
+        let d_scale = learned.then(|| logit_scale.gradient_to_add());
         let (from, into) = (products.handle(), Gradient::InPlace);
         bounded(contrastive::gradient(&ws.client, split, chunk, from, scale, &statistics, into, d_scale));
         let d_products = part_of(&products, chunk.rows);

@@ -74,7 +74,7 @@ impl ParamSpec {
     }
 
     /// Whether the optimizer leaves its gradient as it is, for the next step's first product to be written over: large
-    /// matrices, whose gradients are products. A frozen parameter's gradient is zero, and stays so.
+    /// matrices, as most of their gradients are products. A frozen parameter's gradient is zero, and stays so.
     pub fn leaves_gradient(&self) -> bool {
         self.trainable && self.shape.len() >= 2 && self.len() >= LEFT_FROM
     }
@@ -110,8 +110,8 @@ impl<R: CubeRuntime> Weight<R> {
         &self.compute.handle
     }
 
-    /// The f32 gradient without gaps, to be added to or read by what is queued next.
-    pub fn gradient_handle(&self) -> &Handle {
+    /// The f32 gradient without gaps, to be added to or read by what is queued next. What is left over is cleared first.
+    pub fn gradient_to_add(&self) -> &Handle {
         self.whole.settle(&self.value.client);
         &self.gradient
     }
@@ -123,7 +123,7 @@ impl<R: CubeRuntime> Weight<R> {
         if self.whole.is_whole(self.value.meta.shape().num_elements()) {
             return (&self.gradient, !self.whole.take_stale());
         }
-        (self.gradient_handle(), true)
+        (self.gradient_to_add(), true)
     }
 
     /// Rows and columns of a matrix; a vector is one row.
@@ -163,7 +163,7 @@ impl<R: CubeRuntime> Weight<R> {
     /// Adds the sum over the rows of `gradient` (`[rows, len]`) to the gradient.
     pub fn accumulate_columns(&self, ws: &Workspace<R>, gradient: &Matrix) {
         let Matrix { rows, columns, kind, .. } = *gradient;
-        let own = self.gradient_handle().clone();
+        let own = self.gradient_to_add().clone();
         column_sum::column_sum(&ws.client, gradient.handle().clone(), kind, rows, columns, own);
     }
 
@@ -175,7 +175,7 @@ impl<R: CubeRuntime> Weight<R> {
         let Some(kind) = float_kind(gradient.dtype) else {
             unreachable!("gradients are f32, f16 or bf16, not {:?}", gradient.dtype)
         };
-        flat::accumulate(&gradient.client, &gradient.handle, kind, self.gradient_handle(), len);
+        flat::accumulate(&gradient.client, &gradient.handle, kind, self.gradient_to_add(), len);
     }
 }
 
@@ -220,7 +220,9 @@ impl<R: CubeRuntime> ParamStore<R> {
             compute_dtype,
         };
         store.refresh_copy();
+        // As after an update, so that a first step, or one after a resumption, takes the same products as any other.
         store.clear_gradients();
+        store.leave_gradients();
         store
     }
 
@@ -293,8 +295,8 @@ impl<R: CubeRuntime> ParamStore<R> {
         flat::clear(&self.client, &self.gradients, self.len);
     }
 
-    /// After an update that has cleared the gradients of all parameters but those that
-    /// [leave theirs](ParamSpec::leaves_gradient): these count as zero from here on.
+    /// Where the gradients of all parameters are zero but, it may be, of those that [leave theirs](ParamSpec::leaves_gradient):
+    /// these count as zero from here on.
     pub fn leave_gradients(&self) {
         let left = self.specs.iter().zip(&self.gradient_of).filter(|(spec, _)| spec.leaves_gradient());
         left.for_each(|(_, gradient)| gradient.leave());

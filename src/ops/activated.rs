@@ -66,7 +66,7 @@ pub fn backward<R: CubeRuntime>(
     #[cfg(feature = "cuda")]
     if let Some(shape) = in_one(ws, dy, hidden.columns) {
         let operands = [dy.handle(), weight.compute_handle(), hidden.handle()];
-        let sums = (bias.gradient_handle(), sums.handle());
+        let sums = (bias.gradient_to_add(), sums.handle());
         hopper::activation_gradient(&ws.client, &shape, activation, operands, d_hidden.handle(), sums, write_activated);
         return d_hidden;
     }
@@ -80,7 +80,7 @@ pub fn backward<R: CubeRuntime>(
         hidden.columns,
         hidden.handle(),
         d_hidden.handle(),
-        Some(bias.gradient_handle()),
+        Some(bias.gradient_to_add()),
         write_activated,
     );
     d_hidden

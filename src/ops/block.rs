@@ -151,7 +151,7 @@ impl<R: CubeRuntime> Block<'_, R> {
             d_qkv.handle(),
             delta.handle(),
             sums.handle(),
-            w.in_proj_bias.gradient_handle(),
+            w.in_proj_bias.gradient_to_add(),
         );
         supported(gradients);
         drop((qkv, output, lse, d_output, delta, sums));

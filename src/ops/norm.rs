@@ -109,9 +109,9 @@ impl<R: CubeRuntime> Norm<R> {
             residue: stream.residue.as_ref().map(Matrix::handle),
             fresh,
             write_normed: again,
-            d_gain: self.weight.gradient_handle(),
-            d_bias: self.bias.gradient_handle(),
-            d_sum: below.map(Weight::gradient_handle),
+            d_gain: self.weight.gradient_to_add(),
+            d_bias: self.bias.gradient_to_add(),
+            d_sum: below.map(Weight::gradient_to_add),
         };
         layer_norm::backward(&ws.client, &self.shape(x), backward);
     }

@@ -40,9 +40,9 @@ impl<R: CubeRuntime> TokenEmbedWeights<R> {
     /// Adds the gradients of both tables.
     pub fn backward(&self, ws: &Workspace<R>, ids: &TokenIds, dy: &Matrix) {
         let (rows, columns) = (ids.batch, ids.tokens * dy.columns);
-        let position = self.position.gradient_handle().clone();
+        let position = self.position.gradient_to_add().clone();
         column_sum::column_sum(&ws.client, dy.handle().clone(), dy.kind, rows, columns, position);
-        let table = self.embedding.gradient_handle();
+        let table = self.embedding.gradient_to_add();
         let words = ws.upload(ids.groups.words());
         let partials = (ids.groups.partials() > 0).then(|| ws.floats(ids.groups.partials() * dy.columns));
         let partials = partials.as_ref().map(|buffer| buffer.handle());

@@ -146,6 +146,19 @@ fn a_gradient_that_was_left_counts_as_zero_for_whoever_comes() {
     }
 }
 
+/// Also the first in a process: after a resumption a product is the same as in a run that went on.
+#[test]
+fn a_steps_first_product_is_written_and_the_second_is_added() {
+    let params = store(FloatKind::F32);
+    let adds = |name: &str| params.weight(name).gradient_to_write().1;
+    for _ in 0..2 {
+        assert_eq!(["large", "large", "small", "frozen", "vector"].map(adds), [false, true, true, true, true]);
+        step(&params);
+    }
+    params.clear_gradients();
+    assert!(adds("large"));
+}
+
 #[test]
 fn a_parameter_without_a_gradient_does_not_move() {
     let params = store(FloatKind::F32);

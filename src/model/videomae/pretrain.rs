@@ -157,7 +157,7 @@ impl<R: CubeRuntime> VideoMae<R> {
             counts,
             stream.columns,
             d_projected.handle(),
-            self.mask_token.gradient_handle(),
+            self.mask_token.gradient_to_add(),
         ));
         drop(stream);
         let EncoderKept { blocks, output, stats, dropped } = encoder;
