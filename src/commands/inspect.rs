@@ -41,13 +41,14 @@ fn run_reconstruct(args: &ReconstructArgs) -> Result<u8> {
             clips.iter().map(|(_, clip)| reconstruct(model, &clip.pixels, args.mask_seed)).collect::<Result<Vec<_>, _>>()
         })))
     })??;
+    // Raw pixels are measured from black: a grey picture already explains most of them.
+    let of =
+        if recipe.masking.normalize_targets { "variance" } else { "squares (not variance: targets are raw pixels)" };
     for ((path, clip), seen) in clips.into_iter().zip(seen) {
         let (hidden, tokens, explained) = (seen.hidden, seen.tokens, seen.explained * 100.0);
         let strip = Strip { image_px: clip.image_px, rows: vec![clip.pixels, seen.masked, seen.filled] };
         let written = write(&strip, &path, "reconstruction", 3, clip.frame_ms)?;
-        print(&format!(
-            "{written}: {hidden} of {tokens} tokens hidden, {explained:.1}% of their variance explained\n"
-        ))?;
+        print(&format!("{written}: {hidden} of {tokens} tokens hidden, {explained:.1}% of their {of} explained\n"))?;
     }
     Ok(0)
 }

@@ -20,7 +20,8 @@ pub struct Reconstructed {
     /// Tokens hidden, and of how many.
     pub hidden: usize,
     pub tokens: usize,
-    /// Share of the variance within the hidden patches that the prediction explains: 1 = all, 0 = no more than their mean.
+    /// `1 - loss / mean(target^2)` over the hidden patches: 1 = all. Of normalised targets 0 is no more than each patch's mean, so it
+    /// is the share of their variance that the prediction explains; of others 0 is no more than black.
     pub explained: f32,
 }
 

@@ -13,7 +13,7 @@ pub enum Scored {
     Retrieval,
     /// Clips whose class is recognised.
     Recognition,
-    /// Hidden tokens that are predicted: the share of their variance that is explained.
+    /// Hidden tokens that are predicted: the share of their variance that is explained (of raw pixels, of their squares).
     Reconstruction,
 }
 
