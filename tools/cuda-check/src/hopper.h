@@ -130,7 +130,7 @@ struct emu_box_copy { TensorMap map; int first[4]; u32 shared, barrier; };
 static std::vector<emu_box_copy> emu_boxes_in, emu_boxes_out[EMU_THREADS];
 static void copy_box_in(u32 to, const TensorMap& from, int column, int row, int batch, u32 barrier) {
   emu_boxes_in.push_back({from, {0, column, row, batch}, to, barrier});
-  emu_progress++;
+  emu_progress++;  // who waits for it can go on
   emu_box(from, {0, 0, 0, 0}, to, [](u32 shared, unsigned char*) { memset(dynamic_shared_mem + shared, 0xff, 16); });
 }
 struct emu_bytes_copy { u32 to; const void* from; u32 bytes, barrier; };
@@ -138,46 +138,38 @@ static std::vector<emu_bytes_copy> emu_bytes_in;
 static void copy_bytes_in(u32 to, const void* from, u32 bytes, u32 barrier) {
   if ((to | (u64)from | bytes) & 15) emu_fault = "copies what does not start and end at multiples of 16 bytes";
   emu_bytes_in.push_back({to, from, bytes, barrier});
-  emu_progress++;  // who waits for it can go on
+  emu_progress++;
   memset(dynamic_shared_mem + to, 0xff, bytes);
 }
-static bool emu_arrive_bytes(u32 barrier) {
-  size_t kept = 0, before = emu_bytes_in.size();
-  for (const emu_bytes_copy& copy : emu_bytes_in) {
-    if (copy.barrier != barrier) {
-      emu_bytes_in[kept++] = copy;
-      continue;
-    }
-    memcpy(dynamic_shared_mem + copy.to, copy.from, copy.bytes);
-    emu_at<emu_mbarrier>(barrier).bytes -= copy.bytes;
-  }
-  emu_bytes_in.resize(kept);
-  if (kept < before) emu_check(emu_at<emu_mbarrier>(barrier));
-  return kept < before;
-}
 static void emu_forget_copies() {
-  if (!emu_boxes_in.empty() || !emu_bytes_in.empty()) emu_fault = "ended before all it copies had come";
+  if (!emu_boxes_in.empty() || !emu_bytes_in.empty()) emu_fault = "ended before all its copies had come";
   emu_boxes_in.clear();
   emu_bytes_in.clear();
 }
-// Those that a barrier waits for; whether there were any.
+// Carries out those copies of `pending` that a barrier waits for; whether there were any.
+template <class T, class F> static bool emu_carry_out(std::vector<T>& pending, u32 barrier, F carry_out) {
+  size_t kept = 0, before = pending.size();
+  for (const T& copy : pending) {
+    if (copy.barrier == barrier) carry_out(copy);
+    else pending[kept++] = copy;
+  }
+  pending.resize(kept);
+  if (kept < before) emu_check(emu_at<emu_mbarrier>(barrier));
+  return kept < before;
+}
 static bool emu_arrive_copies(u32 barrier) {
-  if (emu_arrive_bytes(barrier)) return true;
-  size_t kept = 0, before = emu_boxes_in.size();
-  for (const emu_box_copy& copy : emu_boxes_in) {
-    if (copy.barrier != barrier) {
-      emu_boxes_in[kept++] = copy;
-      continue;
-    }
+  bool boxes = emu_carry_out(emu_boxes_in, barrier, [&](const emu_box_copy& copy) {
     emu_box(copy.map, copy.first, copy.shared, [&](u32 shared, unsigned char* global) {
       if (global) memcpy(dynamic_shared_mem + shared, global, 16);
       else memset(dynamic_shared_mem + shared, 0, 16);
       emu_at<emu_mbarrier>(barrier).bytes -= 16;
     });
-  }
-  emu_boxes_in.resize(kept);
-  if (kept < before) emu_check(emu_at<emu_mbarrier>(barrier));
-  return kept < before;
+  });
+  bool bytes = emu_carry_out(emu_bytes_in, barrier, [&](const emu_bytes_copy& copy) {
+    memcpy(dynamic_shared_mem + copy.to, copy.from, copy.bytes);
+    emu_at<emu_mbarrier>(barrier).bytes -= copy.bytes;
+  });
+  return boxes || bytes;
 }
 static void copy_box_out(const TensorMap& to, int column, int row, int batch, u32 from) {
   emu_boxes_out[emu_current].push_back({to, {0, column, row, batch}, from, 0});

@@ -97,7 +97,7 @@ fn generated() -> Result<Vec<Recorded>, String> {
     Ok(record::take())
 }
 
-/// CUDA C++ written by hand, which only real devices launch.
+/// CUDA C++ written by hand, which the catalogue does not launch.
 fn hand_written() -> Vec<Recorded> {
     let (products, norms) = (avion_kernels::gemm::hopper::sources(), avion_kernels::layer_norm::hopper::sources());
     let sources = avion_kernels::attention::hopper::sources().into_iter().chain(products).chain(norms);
